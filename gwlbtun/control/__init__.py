@@ -1,0 +1,1 @@
+"""Life of endpoints, hooks, health, log: everything beside the packet path."""

@@ -1,0 +1,43 @@
+"""Fragments on their way out that came before their first fragment.
+
+Only a first fragment has ports, so the others wait here until it tells their flow. The appliance's
+own stack sends fragments in order; those that pass through it may arrive in any order (RFC 791
+promises none). Bounded in bytes and in time: one endpoint's fragments cost at most 256 KiB for two
+seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_MAX_BYTES: Final = 256 * 1024
+_WAIT_S: Final = 2
+
+
+class WaitingFragments:
+    """Packets by fragment key, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, tuple[int, list[bytes]]] = {}
+        self._bytes = 0
+
+    def keep(self, fragment: bytes, packet: bytes, now: int) -> bool:
+        """Let a packet wait for its first fragment; False when there is no room."""
+        if self._bytes + len(packet) > _MAX_BYTES:
+            return False
+        self._bytes += len(packet)
+        self._waiting.setdefault(fragment, (now, []))[1].append(packet)
+        return True
+
+    def release(self, fragment: bytes) -> list[bytes]:
+        """Take out what waited for this first fragment, in order of arrival."""
+        if fragment not in self._waiting:
+            return []
+        packets = self._waiting.pop(fragment)[1]
+        self._bytes -= sum(map(len, packets))
+        return packets
+
+    def expire(self, now: int) -> int:
+        """Drop what has waited too long; how many packets went."""
+        late = [key for key, (since, _) in self._waiting.items() if since < now - _WAIT_S]
+        return sum(len(self.release(key)) for key in late)

@@ -1,0 +1,1 @@
+"""Every touch of the operating system: sockets, TUN devices, netlink, sysctl."""

@@ -1,0 +1,43 @@
+"""TUN devices: layer 3, no packet information header, non-blocking.
+
+The packet's last step into the IP stack (write) and its first step out of it (read). A device
+lives exactly as long as its descriptor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import Final
+
+from gwlbtun.errors import KernelError
+
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN: Final = 0x0001
+_IFF_NO_PI: Final = 0x1000
+_IFREQ: Final = struct.Struct("16sH22x")
+_MAX_NAME_BYTES: Final = 15
+
+
+def open_tun(name: str) -> int:
+    """Create the device and return its descriptor (close-on-exec, non-blocking).
+
+    Raises KernelError when the kernel refuses, for instance when another process holds the name.
+    """
+    raw = name.encode()
+    if not raw or len(raw) > _MAX_NAME_BYTES:
+        message = f"{name!r} is no interface name of 1 to {_MAX_NAME_BYTES} bytes"
+        raise ValueError(message)
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        message = f"cannot open /dev/net/tun: {error.strerror}; is the tun module loaded?"
+        raise KernelError(message) from error
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(raw, _IFF_TUN | _IFF_NO_PI))
+    except OSError as error:
+        os.close(fd)
+        message = f"cannot create TUN device {name}: {error.strerror}"
+        raise KernelError(message) from error
+    return fd

@@ -1,0 +1,1 @@
+"""A Gateway Load Balancer to test against, in network namespaces of one machine."""
