@@ -67,10 +67,10 @@ class Encap:
             return malformed.reason
         flow = _find(endpoint, inner) if inner.key else None
         if inner.fragment:
-            known = endpoint.fragments.flows.get(inner.fragment)
-            if flow is not None and known is None:
+            if flow is not None:  # always: a fragment id comes back before its entry is too old
                 self._learn_fragment(endpoint, inner.fragment, flow, now)
-            flow = flow or known
+            else:
+                flow = endpoint.fragments.flows.get(inner.fragment)
             if flow is None and not inner.key:
                 if endpoint.waiting.keep(inner.fragment, packet, now):
                     return None

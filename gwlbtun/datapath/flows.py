@@ -55,11 +55,11 @@ class FlowBudget:
         self._tables.remove(table)
         self.count -= len(table.flows)
 
-    def make_room(self, now: int) -> None:
+    def make_room(self) -> None:
         """Drop the longest idle flows until at least one more fits."""
         while self.count >= self.max_flows:
             table = min((t for t in self._tables if t.flows), key=lambda t: t.oldest)
-            self.evicted += table.evict(max(1, self.max_flows // _EVICTION_FRACTION), now)
+            self.evicted += table.evict(max(1, self.max_flows // _EVICTION_FRACTION))
 
 
 class FlowTable:
@@ -81,7 +81,7 @@ class FlowTable:
         """Add a flow whose key is not there yet; ``flow.seen`` is now."""
         budget = self._budget
         if budget.count >= budget.max_flows:
-            budget.make_room(flow.seen)
+            budget.make_room()
         budget.count += 1
         self.flows[key] = flow
         self._file(key, flow.seen)
@@ -109,13 +109,13 @@ class FlowTable:
             self._drop_unless_used(bucket.popleft())
         return max_looks
 
-    def evict(self, wanted: int, now: int) -> int:
+    def evict(self, wanted: int) -> int:
         """Drop up to ``wanted`` of the flows filed under the oldest second; how many went."""
         bucket = self._buckets.get(self.oldest)
         gone = 0
         while bucket and gone < wanted:
             gone += self._drop_unless_used(bucket.popleft())
-        if not bucket and self.oldest < now:
+        if not bucket and self.flows:  # then they are filed under later seconds
             self._next_bucket()
         return gone
 
@@ -134,6 +134,7 @@ class FlowTable:
         return True
 
     def _file(self, key: bytes, second: int) -> None:
+        second = max(second, self.oldest)  # a caller's clock may lag behind the table's first second
         bucket = self._buckets.get(second)
         if bucket is None:
             bucket = self._buckets[second] = deque()

@@ -1,0 +1,260 @@
+"""The life of an endpoint: opened by its first valid packet, closed when idle, broken or at exit.
+
+    unknown ─ first packet ─→ opening ─ interfaces up, CREATE done or late ─→ open
+       ↑                         │ packets wait here                            │ idle, exit
+       └───── interfaces gone ───┴──────── closing: DESTROY, then close ←───────┘
+
+Packets that come while an endpoint opens wait for it, so that the first packet of a flow already
+meets the rules which the CREATE hook sets up; but no longer than a second and no more than some
+hundred, because a slow hook must not stop traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gwlbtun.control.hooks import Hooks, HookTarget
+from gwlbtun.control.log import Logger
+from gwlbtun.control.reverse_path import ReversePathGuard
+from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
+from gwlbtun.datapath.peers import Peer
+from gwlbtun.errors import KernelError
+from gwlbtun.forwarder import Forwarder
+from gwlbtun.host.netlink import bring_up
+from gwlbtun.host.tun import open_tun
+from gwlbtun.reasons import DropReason
+from gwlbtun.wire.gwlb import INNER_MTU_BYTES, endpoint_id_to_hex
+
+_QUEUE_PACKETS: Final = 8192
+"""Of each device: what the stack may send while the forwarder is busy elsewhere."""
+_ROOM_PACKETS: Final = 512
+_HOLD_S: Final = 1.0
+_RETRY_S: Final = 10
+_STOP_CREATE_S: Final = 1.5
+_STOP_DESTROY_S: Final = 2.0
+_STOP_S: Final = 4.0
+"""At exit: what is left of CREATE hooks, then DESTROY hooks, then everything."""
+_LOOKS_PER_SLICE: Final = 2000
+_LOG_EVERY_S: Final = 60
+
+
+class _Life:
+    """One endpoint from its first packet to its end; ``task`` is its only owner."""
+
+    __slots__ = ("ending", "endpoint", "last_count", "last_traffic_s", "room", "task")
+
+    def __init__(self) -> None:
+        self.room: list[tuple[bytes, Peer]] = []
+        self.endpoint: Endpoint | None = None
+        self.ending = asyncio.Event()
+        self.last_count = 0
+        self.last_traffic_s = 0
+        self.task: asyncio.Task[None]
+
+
+class EndpointLife:
+    """Opens and closes endpoints; the forwarder reports to it (forwarder.Events)."""
+
+    def __init__(
+        self,
+        limits: FlowLimits,
+        max_endpoints: int,
+        idle_s: int,
+        hooks: Hooks,
+        guard: ReversePathGuard,
+        log: Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.open: dict[int, Endpoint] = {}
+        """Endpoints that carry packets, by id."""
+        self.opened = self.closed = self.failed = 0
+        self.forwarder: Forwarder
+        """Set before the first packet: each of the two needs the other."""
+        self._limits = limits
+        self._max_endpoints = max_endpoints
+        self._idle_s = idle_s
+        self._hooks = hooks
+        self._guard = guard
+        self._log = log
+        self._clock = clock
+        self._lives: dict[int, _Life] = {}
+        self._retry_at: dict[int, float] = {}
+        self._limit_told_at = -float(_LOG_EVERY_S)
+        self._is_stopping = False
+
+    def on_unknown(self, endpoint_id: int, datagram: bytes, peer: Peer) -> None:
+        """Open the endpoint of a valid packet and let the packet wait for it, or count why not."""
+        life = self._lives.get(endpoint_id)
+        if life is None:
+            refusal = self._refusal(endpoint_id)
+            if refusal is not None:
+                self.forwarder.drops.count(refusal)
+                return
+            life = self._begin(endpoint_id)
+        if len(life.room) < _ROOM_PACKETS:
+            life.room.append((datagram, peer))
+        else:
+            self.forwarder.drops.count(DropReason.ENDPOINT_OPENING)
+
+    def on_broken(self, endpoint: Endpoint, cause: OSError) -> None:
+        """An interface was deleted under us: close what is left; the next packet opens it anew."""
+        if self.open.get(endpoint.id) is endpoint:
+            self._log.error(
+                "endpoint broken: an interface was deleted; its next packet opens it anew",
+                endpoint=endpoint.hex_id,
+                cause=cause.strerror,
+            )
+            self.forwarder.detach(endpoint)
+            del self.open[endpoint.id]
+            self._lives[endpoint.id].ending.set()
+
+    async def stop(self) -> None:
+        """End every endpoint, DESTROY hooks and all, in four seconds at most."""
+        self._is_stopping = True
+        tasks = [life.task for life in self._lives.values()]
+        for life in self._lives.values():
+            life.ending.set()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_STOP_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def age(self) -> None:
+        """Every second: age flows and fragments, end idle endpoints. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            await self.age_once()
+
+    async def age_once(self) -> None:
+        """One pass over all endpoints, giving way to packets after each small slice."""
+        now = self._clock()
+        for endpoint in list(self.open.values()):
+            late = endpoint.waiting.expire(int(now))
+            if late:
+                self.forwarder.drops.count(DropReason.FRAGMENT_UNMATCHED, late)
+                endpoint.drops.count(DropReason.FRAGMENT_UNMATCHED, late)
+            while not endpoint.expire(int(now), _LOOKS_PER_SLICE):
+                await asyncio.sleep(0)
+            self._end_if_idle(endpoint, now)
+        self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
+
+    def _end_if_idle(self, endpoint: Endpoint, now: float) -> None:
+        life = self._lives.get(endpoint.id)
+        if not self._idle_s or life is None or life.endpoint is not endpoint:
+            return
+        count = endpoint.packets_in + endpoint.packets_out
+        if count != life.last_count:
+            life.last_count, life.last_traffic_s = count, int(now)
+        elif now - life.last_traffic_s >= self._idle_s and not life.ending.is_set():
+            self._log.info("endpoint idle", endpoint=endpoint.hex_id, idle_s=self._idle_s)
+            life.ending.set()
+
+    def _refusal(self, endpoint_id: int) -> DropReason | None:
+        now = self._clock()
+        if self._is_stopping:
+            return DropReason.ENDPOINT_OPENING
+        if self._retry_at.get(endpoint_id, now) > now:
+            return DropReason.ENDPOINT_FAILED
+        if len(self._lives) < self._max_endpoints:
+            return None
+        if now - self._limit_told_at >= _LOG_EVERY_S:
+            self._limit_told_at = now
+            self._log.warning(
+                "no more endpoints: the limit is reached",
+                max_endpoints=self._max_endpoints,
+                refused=endpoint_id_to_hex(endpoint_id),
+            )
+        return DropReason.ENDPOINT_LIMIT
+
+    def _begin(self, endpoint_id: int) -> _Life:
+        life = self._lives[endpoint_id] = _Life()
+        life.task = asyncio.create_task(
+            self._live(endpoint_id, life), name=f"endpoint {endpoint_id_to_hex(endpoint_id)}"
+        )
+        return life
+
+    async def _live(self, endpoint_id: int, life: _Life) -> None:
+        endpoint = Endpoint(endpoint_id, self._limits, int(self._clock()))
+        try:
+            await self._bring_up(endpoint)
+            await self._serve(endpoint, life)
+        except KernelError as error:
+            self._fail(endpoint, life, error)
+        except Exception:  # noqa: BLE001 - one endpoint's fault must not become another's
+            self._log.exception("endpoint failed", endpoint=endpoint.hex_id)
+        finally:
+            self._tear_down(endpoint)
+            if life.endpoint is not None:
+                self.closed += 1
+                self._log.info("endpoint closed", endpoint=endpoint.hex_id)
+            del self._lives[endpoint_id]
+            if life.room and not self._is_stopping:  # packets came while it ended
+                self._begin(endpoint_id).room = life.room
+
+    async def _bring_up(self, endpoint: Endpoint) -> None:
+        endpoint.gwi_fd = open_tun(endpoint.gwi)
+        endpoint.gwo_fd = open_tun(endpoint.gwo)
+        for name in (endpoint.gwi, endpoint.gwo):
+            await bring_up(name, INNER_MTU_BYTES, _QUEUE_PACKETS)
+        self._guard.protect(endpoint.gwi)
+
+    async def _serve(self, endpoint: Endpoint, life: _Life) -> None:
+        """From CREATE to DESTROY; the interfaces are there all the time."""
+        target = HookTarget(endpoint.gwi, endpoint.gwo, endpoint.id)
+        create = asyncio.create_task(
+            self._hooks.run("CREATE", target), name=f"CREATE {endpoint.hex_id}"
+        )
+        try:
+            await asyncio.wait({create}, timeout=_HOLD_S)
+            self._admit(endpoint, life)
+            await life.ending.wait()
+            await asyncio.wait({create}, timeout=_STOP_CREATE_S if self._is_stopping else None)
+        finally:
+            if not create.done():
+                create.cancel()
+                await asyncio.gather(create, return_exceptions=True)
+        limit = _STOP_DESTROY_S if self._is_stopping else None
+        await self._hooks.run("DESTROY", target, timeout_s=limit)
+
+    def _admit(self, endpoint: Endpoint, life: _Life) -> None:
+        """Let packets through, those that have waited first."""
+        life.endpoint = self.open[endpoint.id] = endpoint
+        life.last_traffic_s = int(self._clock())
+        self.opened += 1
+        self.forwarder.attach(endpoint)
+        room, life.room = life.room, []
+        for datagram, peer in room:
+            self.forwarder.deliver(datagram, peer)
+        self._log.info(
+            "endpoint open",
+            endpoint=endpoint.hex_id,
+            gwi=endpoint.gwi,
+            gwo=endpoint.gwo,
+            waited=len(room),
+        )
+
+    def _fail(self, endpoint: Endpoint, life: _Life, error: KernelError) -> None:
+        self.failed += 1
+        self._retry_at[endpoint.id] = self._clock() + _RETRY_S
+        self.forwarder.drops.count(DropReason.ENDPOINT_FAILED, len(life.room))
+        life.room = []
+        self._log.error(
+            "endpoint failed", endpoint=endpoint.hex_id, cause=str(error), retry_s=_RETRY_S
+        )
+
+    def _tear_down(self, endpoint: Endpoint) -> None:
+        """Close everything that the endpoint has; its interfaces vanish with their descriptors."""
+        if self.open.get(endpoint.id) is endpoint:
+            del self.open[endpoint.id]
+        self.forwarder.detach(endpoint)
+        self._guard.release(endpoint.gwi)
+        for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
+            if fd >= 0:
+                os.close(fd)
+        endpoint.close()

@@ -1,0 +1,224 @@
+"""The process: what is built from the configuration, in which order it starts and stops.
+
+Start: log, sockets, packet path, health port. Stop (SIGTERM, SIGINT): endpoints with their DESTROY
+hooks while packets still flow, then the packet path, the health port, the log; five seconds at
+most. One thread and one event loop carry all of it; only the log's writer has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from gwlbtun import __version__
+from gwlbtun.config import Config
+from gwlbtun.control import log as logging
+from gwlbtun.control.endpoints import EndpointLife
+from gwlbtun.control.health import HealthServer, HealthStyle, Verdict
+from gwlbtun.control.hooks import Hooks, reset_signals
+from gwlbtun.control.reverse_path import ReversePathGuard
+from gwlbtun.datapath.decap import Decap
+from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
+from gwlbtun.datapath.peers import PeerTable
+from gwlbtun.errors import KernelError
+from gwlbtun.forwarder import Forwarder
+from gwlbtun.host.netlink import is_present
+from gwlbtun.host.udp import buffer_bytes, open_receiver, open_sender
+from gwlbtun.wire.gwlb import PROFILES
+
+_GC_THRESHOLDS: Final = (50_000, 20, 100)
+"""A full collection visits every flow, 50-100 ms for a million: let it be rare. Flows are no
+cycles, reference counting frees them."""
+_LAG_LIMIT_S: Final = 1.0
+_CHECK_S: Final = 1.0
+
+
+def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
+    """Run until a signal ends it; the process's exit status."""
+    reset_signals()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    state = logging.configure(config.log_levels)
+    log = logging.get_logger("core")
+    try:
+        for notice in notices:
+            log.info(notice)
+        asyncio.run(Daemon(config).run())
+    except KernelError as error:
+        log.critical(str(error))
+        return 1
+    finally:
+        state.close()
+    return 0
+
+
+class Daemon:
+    """Everything that runs, wired together once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._log = logging.get_logger("core")
+        self._stop = asyncio.Event()
+        self._problems: list[str] = []
+        self._dead_tasks: list[str] = []
+        self._started_s = time.monotonic()
+        self._lag_s = 0.0
+        self._limits = FlowLimits.of(config.max_flows, config.tcp_idle_s, config.other_idle_s)
+        self._hooks = Hooks(
+            config.hook_create,
+            config.hook_destroy,
+            timeout_s=config.hook_timeout_s,
+            log=logging.get_logger("core"),
+        )
+        self._guard = ReversePathGuard(logging.get_logger("tunnel"))
+        self._life = EndpointLife(
+            self._limits,
+            config.max_endpoints,
+            config.endpoint_idle_s,
+            self._hooks,
+            self._guard,
+            logging.get_logger("geneve"),
+        )
+        self._forwarder: Forwarder
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with AsyncExitStack() as stack:  # unwound from the last to the first
+            self._start_packets(stack)
+            await self._start_health(stack)
+            for name, work in (("age", self._life.age()), ("check", self._check())):
+                task = asyncio.create_task(work, name=name)
+                task.add_done_callback(self._on_task_end)
+                stack.push_async_callback(_cancel, task)
+            stack.push_async_callback(self._life.stop)
+            await self._stop.wait()
+            self._log.info("stopping", endpoints=len(self._life.open))
+        self._log.info("stopped")
+
+    def _start_packets(self, stack: AsyncExitStack) -> None:
+        config, loop = self._config, asyncio.get_running_loop()
+        receiver = stack.enter_context(open_receiver(config.receive_buffer_bytes))
+        sender = stack.enter_context(open_sender())
+        self._guard.start()
+        stack.callback(self._guard.close)
+        forwarder = Forwarder(
+            receiver,
+            sender,
+            Decap(PROFILES[config.provider]),
+            PeerTable(config.allowed_sources),
+            self._life,
+        )
+        stack.callback(forwarder.close)
+        if config.log_packets:
+            forwarder.trace = _trace
+        self._forwarder = self._life.forwarder = forwarder
+        loop.add_reader(forwarder.fileno(), forwarder.turn)
+        stack.callback(loop.remove_reader, forwarder.fileno())
+        self._log.info(
+            "started",
+            version=__version__,
+            provider=config.provider,
+            receive_buffer_bytes=buffer_bytes(receiver),
+            max_flows=config.max_flows,
+            max_endpoints=config.max_endpoints,
+        )
+
+    async def _start_health(self, stack: AsyncExitStack) -> None:
+        if self._config.health_port is None:
+            return
+        style = HealthStyle.of(
+            is_json=self._config.health_json, is_status_only=self._config.health_status_only
+        )
+        server = HealthServer(
+            self._config.health_port, style=style, judge=self.judge, snapshot=self.snapshot
+        )
+        await server.start()
+        stack.push_async_callback(server.close)
+
+    def judge(self) -> Verdict:
+        """Whether the load balancer should send new flows here, and if not, why."""
+        reasons = [*self._problems]
+        if self._stop.is_set():
+            reasons.append("the appliance is stopping")
+        return Verdict(ok=not reasons, reasons=tuple(reasons))
+
+    def snapshot(self) -> dict[str, Any]:
+        """All counters, for the health body."""
+        life, budget = self._life, self._limits.flows
+        return {
+            "version": __version__,
+            "uptime_s": int(time.monotonic() - self._started_s),
+            "flows": {
+                "count": budget.count,
+                "max": budget.max_flows,
+                "evicted": budget.evicted,
+            },
+            "endpoints_opened": life.opened,
+            "endpoints_closed": life.closed,
+            "endpoints_failed": life.failed,
+            "event_loop_lag_s": round(self._lag_s, 3),
+            "hooks": self._hooks.counters(),
+            "drops": self._forwarder.drops.as_dict(),
+            "endpoints": [_describe(endpoint) for endpoint in life.open.values()],
+        }
+
+    async def _check(self) -> None:
+        """Every second: look at what packets need, so that a probe costs nothing."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _CHECK_S
+            await asyncio.sleep(_CHECK_S)
+            self._lag_s = loop.time() - due
+            self._guard.check()
+            self._problems = [*self._find_problems()]
+
+    def _find_problems(self) -> Iterator[str]:
+        if self._lag_s > _LAG_LIMIT_S:
+            yield f"the event loop is {self._lag_s:.1f} s late"
+        if self._guard.problem is not None:
+            yield self._guard.problem
+        for endpoint in self._life.open.values():
+            for name in (endpoint.gwi, endpoint.gwo):
+                if not is_present(name):
+                    yield f"interface {name} is gone"
+        yield from self._dead_tasks
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """A task that ends by itself has failed: say so in the log and in health."""
+        if not task.cancelled():
+            self._dead_tasks.append(f"task {task.get_name()!r} has failed")
+            self._problems = [*self._problems, self._dead_tasks[-1]]
+            self._log.critical("task failed", task=task.get_name(), exc_info=task.exception())
+
+
+def _describe(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.hex_id,
+        "gwi": endpoint.gwi,
+        "gwo": endpoint.gwo,
+        "packets_in": endpoint.packets_in,
+        "bytes_in": endpoint.bytes_in,
+        "packets_out": endpoint.packets_out,
+        "bytes_out": endpoint.bytes_out,
+        "flows": endpoint.flow_count,
+        "drops": {k: v for k, v in endpoint.drops.as_dict().items() if v},
+    }
+
+
+def _trace(direction: str, endpoint: Endpoint, packet: memoryview) -> None:
+    """One debug line per packet, on request only (-x): it costs most of the packet rate."""
+    logging.get_logger("tunnel").debug(
+        "packet", direction=direction, endpoint=endpoint.hex_id, hex=packet.hex()
+    )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
