@@ -13,10 +13,10 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
@@ -37,11 +37,9 @@ SECTIONS: Final = ("core", "udp", "geneve", "tunnel", "healthcheck")
 LEVELS: Final = ("critical", "important", "info", "debug", "debugdetail")
 DEFAULT_LEVEL: Final = "info"
 
-HealthStyle = Literal["text", "json", "empty"]
-
 
 def _is_text(value: object) -> object:
-    """IPv4Network and IPv4Address would take whole numbers as well; nobody means that."""
+    """IPv4Network and Path would take other things as well; nobody means that."""
     if not isinstance(value, str):
         raise ValueError("it should be text in quotes")  # noqa: TRY004 - pydantic wants it so
     return value
@@ -72,8 +70,6 @@ def complete_levels(levels: Mapping[str, str]) -> Mapping[str, str]:
 
 _Integer = Annotated[int, Field(strict=True)]
 _Network = Annotated[IPv4Network, BeforeValidator(_is_text)]
-_Address4 = Annotated[IPv4Address, BeforeValidator(_is_text)]
-_Address = Annotated[IPv4Address | IPv6Address, BeforeValidator(_is_text)]
 _File = Annotated[Path, BeforeValidator(_is_text), AfterValidator(_is_path)]
 _Provider = Annotated[str, AfterValidator(_is_provider)]
 _Levels = Annotated[Mapping[str, str], AfterValidator(complete_levels)]
@@ -87,14 +83,10 @@ class Config(BaseModel):
     allowed_sources: tuple[_Network, ...] = Field(
         min_length=1,
         description="the IPv4 networks in which the load balancer's own addresses are, "
-        'such as allowed_sources = ["10.0.0.0/16"]; ["0.0.0.0/0"] trusts everyone',
+        "such as 10.0.0.0/16; 0.0.0.0/0 trusts everyone",
     )
     provider: _Provider = Field(
         default="aws", description='whose load balancer sends the packets, such as "aws"'
-    )
-    bind_address: _Address4 = Field(
-        default=IPv4Address("0.0.0.0"),
-        description='the IPv4 address on which UDP port 6081 is served; "0.0.0.0" is all of them',
     )
     receive_buffer_bytes: _Integer = Field(
         default=16 << 20,
@@ -149,10 +141,6 @@ class Config(BaseModel):
         le=65535,
         description="the TCP port that answers health checks, 1 to 65535",
     )
-    health_address: _Address | None = Field(
-        default=None,
-        description="the one address that answers health checks, in quotes",
-    )
     health_json: StrictBool = Field(
         default=False, description="true for health answers in JSON, false for text"
     )
@@ -160,21 +148,14 @@ class Config(BaseModel):
         default=False, description="true for health answers without a body, otherwise false"
     )
     log_levels: _Levels = Field(
-        default=MappingProxyType({}),
+        default_factory=dict,
         description="a table from section (or all) to level, "
         'such as log_levels = { all = "info", udp = "debug" }',
     )
     log_packets: StrictBool = Field(
         default=False,
-        description="true to log packets in hexadecimal at level debugdetail, otherwise false",
+        description="true to log packets in hexadecimal (section tunnel, level debug), or false",
     )
-
-    @property
-    def health_style(self) -> HealthStyle:
-        """What health answers carry; no body at all wins over JSON."""
-        if self.health_status_only:
-            return "empty"
-        return "json" if self.health_json else "text"
 
 
 def build_config(values: Mapping[str, object], names: Mapping[str, str] | None = None) -> Config:
@@ -184,10 +165,14 @@ def build_config(values: Mapping[str, object], names: Mapping[str, str] | None =
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        # A misspelt key first: it may be the one that is missing.
+        problems = sorted(
+            error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden"
+        )
         sentence = _problem_to_sentence(problems[0], names or {})
-        if len(problems) > 1:
-            sentence += f" (and {len(problems) - 1} more to correct after that)"
+        more = len({problem["loc"][0] for problem in problems}) - 1
+        if more:
+            sentence += f" (and {more} more to correct after that)"
         raise ConfigError(sentence) from error
 
 
@@ -229,7 +214,7 @@ def _problem_to_sentence(problem: ErrorDetails, names: Mapping[str, str]) -> str
         return f"{key} is no key of the configuration; the nearest one is {close[0]}"
     description = str(field.description)
     if problem["type"] == "missing":
-        return f"{key} is missing: write {description}"
+        return f'{key} is missing: write {key} = ["10.0.0.0/16"], that is, {description}'
     value = problem["input"]
     return f"{names.get(key, key)} cannot be {_shown(value)}: {_why(problem)}; write {description}"
 

@@ -23,13 +23,11 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Literal, get_args
 
-import structlog
-
+from gwlbtun.control.log import Logger
 from gwlbtun.wire.gwlb import endpoint_id_to_hex
 
 _MAX_OUTPUT_BYTES: Final = 4096
@@ -40,11 +38,8 @@ _KILL_GRACE_S: Final = 2.0
 """A killed process that sleeps in the kernel (D state) is waited for no longer than this."""
 
 
-class HookEvent(StrEnum):
-    """The first argument of a hook."""
-
-    CREATE = "CREATE"
-    DESTROY = "DESTROY"
+HookEvent = Literal["CREATE", "DESTROY"]
+"""The first argument of a hook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +76,22 @@ class Hooks:
         create: Path | None,
         destroy: Path | None,
         timeout_s: float,
-        log: structlog.stdlib.BoundLogger,
+        log: Logger,
     ) -> None:
         # Absolute, because a name without a slash would be looked up in PATH.
-        self._files = {
-            HookEvent.CREATE: create and create.absolute(),
-            HookEvent.DESTROY: destroy and destroy.absolute(),
+        self._files: dict[HookEvent, Path | None] = {
+            "CREATE": create and create.absolute(),
+            "DESTROY": destroy and destroy.absolute(),
         }
         self._timeout_s = timeout_s
         self._log = log
         self._room = asyncio.Semaphore(_MAX_PARALLEL)
         self._queues: dict[int, _Queue] = {}
-        self.counts = {event: HookCounts() for event in HookEvent}
+        self.counts: dict[HookEvent, HookCounts] = {
+            event: HookCounts() for event in get_args(HookEvent)
+        }
 
-    def as_dict(self) -> dict[str, dict[str, int]]:
+    def counters(self) -> dict[str, dict[str, int]]:
         """Counters by event, for the health body."""
         return {
             event.lower(): {
@@ -138,9 +135,9 @@ class Hooks:
         counts = self.counts[event]
         counts.runs += 1
         id_hex = endpoint_id_to_hex(target.id)
-        log = self._log.bind(hook=event.value, file=str(file), endpoint=id_hex)
+        log = self._log.bind(hook=event, file=str(file), endpoint=id_hex)
         try:
-            child = _Child([str(file), event.value, target.gwi, target.gwo, id_hex])
+            child = _Child([str(file), event, target.gwi, target.gwo, id_hex])
         except (OSError, ValueError) as error:
             counts.failures += 1
             log.warning("hook cannot be run", reason=_why_not_run(file, error))

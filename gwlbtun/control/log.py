@@ -23,12 +23,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, TextIO, TypeAlias, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gwlbtun.config import SECTIONS, complete_levels
+
+Logger: TypeAlias = structlog.stdlib.BoundLogger
 
 _ROOT: Final = "gwlbtun"
 _LEVELS: Final = {
@@ -41,9 +43,10 @@ _LEVELS: Final = {
 _THIRD_PARTY: Final = ("aiohttp", "asyncio", "pyroute2")
 _MAX_WAITING: Final = 10_000
 _CLOSE_TIMEOUT_S: Final = 1.0
+_REPORT_EVERY_S: Final = 1.0
 
 
-def get_logger(section: str) -> structlog.stdlib.BoundLogger:
+def get_logger(section: str) -> Logger:
     """The logger of one section: ``get_logger("udp").info("socket opened", port=6081)``."""
     logger = structlog.wrap_logger(
         logging.getLogger(f"{_ROOT}.{section}"),
@@ -53,7 +56,7 @@ def get_logger(section: str) -> structlog.stdlib.BoundLogger:
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
     )
-    return cast("structlog.stdlib.BoundLogger", logger.bind())
+    return cast("Logger", logger.bind())
 
 
 class LogState:
@@ -76,6 +79,7 @@ class LogState:
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> bool:
         """Write what waits, for no longer than the limit; True when all of it was written."""
+        atexit.unregister(self._lines.finish)
         return self._lines.finish(timeout_s)
 
 
@@ -108,7 +112,7 @@ class LineQueue(logging.Handler):
         self._write = _writer(stream)
         self._waiting: queue.Queue[str | None] = queue.Queue(max_waiting)
         self._overflowed = self._unwritten = self._reported = 0
-        self._finishing = False
+        self._report_due_s = time.monotonic() + _REPORT_EVERY_S
         # Two counters, each with one writer, so that nobody needs a lock that a stopped reader
         # could hold: emit() runs under the handler's lock, the thread is alone.
         self._thread = threading.Thread(target=self._pump, name="gwlbtun-log", daemon=True)
@@ -133,22 +137,24 @@ class LineQueue(logging.Handler):
     def finish(self, timeout_s: float) -> bool:
         """End the thread once it has written what waits; False when time ran out before."""
         deadline = time.monotonic() + timeout_s
-        if not self._finishing:
-            self._finishing = True
-            with contextlib.suppress(queue.Full):
-                self._waiting.put(None, timeout=timeout_s)
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(None, timeout=timeout_s)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
     def _pump(self) -> None:
         while (line := self._waiting.get()) is not None:
             self._put(line)
-            self._report_lost()
+            self._report_lost(is_due=self._waiting.empty())
+        self._report_lost(is_due=True)
 
-    def _report_lost(self) -> None:
+    def _report_lost(self, *, is_due: bool) -> None:
+        """One line once the queue is empty; every second at most while it never is."""
         lost = self.lost - self._reported
-        if lost:
+        now_s = time.monotonic()
+        if lost and (is_due or now_s >= self._report_due_s):
             self._reported += lost
+            self._report_due_s = now_s + _REPORT_EVERY_S
             self._put(self._render("log records lost", "core", f"{lost} records"))
 
     def _put(self, line: str) -> None:
