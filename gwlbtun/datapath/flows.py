@@ -16,6 +16,8 @@ from typing import Final
 
 from gwlbtun.datapath.peers import Peer
 
+_EVICTION_LOOKS: Final = 4096
+"""How many flows one eviction may look at and spare, two milliseconds' worth."""
 _EVICTION_FRACTION: Final = 16384
 """A full budget frees max/16384 flows at a time: finding the oldest table is then no cost."""
 
@@ -110,11 +112,21 @@ class FlowTable:
         return max_looks
 
     def evict(self, wanted: int) -> int:
-        """Drop up to ``wanted`` of the flows filed under the oldest second; how many went."""
+        """Drop up to ``wanted`` of the flows filed under the oldest second; how many went.
+
+        Flows used since are spared, but only while looks are left: with a full table whose flows
+        have all been used, a packet must not wait for a million looks.
+        """
         bucket = self._buckets.get(self.oldest)
-        gone = 0
+        gone, looks = 0, _EVICTION_LOOKS
         while bucket and gone < wanted:
-            gone += self._drop_unless_used(bucket.popleft())
+            key = bucket.popleft()
+            if looks > 0:
+                looks -= 1
+                gone += self._drop_unless_used(key)
+            else:
+                self._drop(key)
+                gone += 1
         if not bucket and self.flows:  # then they are filed under later seconds
             self._next_bucket()
         return gone
@@ -129,12 +141,15 @@ class FlowTable:
         if seen > self.oldest:
             self._file(key, seen)
             return False
-        del self.flows[key]
-        self._budget.count -= 1
+        self._drop(key)
         return True
 
+    def _drop(self, key: bytes) -> None:
+        del self.flows[key]
+        self._budget.count -= 1
+
     def _file(self, key: bytes, second: int) -> None:
-        second = max(second, self.oldest)  # a caller's clock may lag behind the table's first second
+        second = max(second, self.oldest)  # callers' clocks may lag
         bucket = self._buckets.get(second)
         if bucket is None:
             bucket = self._buckets[second] = deque()
