@@ -27,8 +27,8 @@ demo: ## real traffic through two endpoints of a simulated GWLB (root)
 test: ## lint, then every test: unit, property, namespaces (root)
 	@scripts/setup.sh $(TEST_TOOLS)
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/coverage run --include 'gwlbtun/wire/*,gwlbtun/datapath/*' -m pytest -q $(PURE)
-	.venv/bin/coverage report --fail-under=100
+	.venv/bin/coverage run -m pytest -q $(PURE)
+	.venv/bin/coverage report --include 'gwlbtun/wire/*,gwlbtun/datapath/*' --fail-under=100
 	.venv/bin/pytest $(addprefix --ignore=,$(PURE))
 
 .PHONY: lint
