@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from gwlbtun.wire.gwlb import PROFILES
 _GC_THRESHOLDS: Final = (50_000, 20, 100)
 """A full collection visits every flow, 50-100 ms for a million: let it be rare. Flows are no
 cycles, reference counting frees them."""
+_OTHER_DESCRIPTORS: Final = 512
+"""Beside the endpoints' two each: health connections, hooks, sockets."""
 _LAG_LIMIT_S: Final = 1.0
 _CHECK_S: Final = 1.0
 
@@ -42,6 +45,7 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
     """Run until a signal ends it; the process's exit status."""
     reset_signals()
     gc.set_threshold(*_GC_THRESHOLDS)
+    _raise_descriptor_limit(2 * config.max_endpoints + _OTHER_DESCRIPTORS)
     state = logging.configure(config.log_levels)
     log = logging.get_logger("core")
     try:
@@ -196,6 +200,15 @@ class Daemon:
             self._dead_tasks.append(f"task {task.get_name()!r} has failed")
             self._problems = [*self._problems, self._dead_tasks[-1]]
             self._log.critical("task failed", task=task.get_name(), exc_info=task.exception())
+
+
+def _raise_descriptor_limit(wanted: int) -> None:
+    """The usual soft limit of 1024 would end at some 500 endpoints."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _describe(endpoint: Endpoint) -> dict[str, Any]:

@@ -211,7 +211,7 @@ class EndpointLife:
             self._hooks.run("CREATE", target), name=f"CREATE {endpoint.hex_id}"
         )
         try:
-            await asyncio.wait({create}, timeout=_HOLD_S)
+            await _hold(create, life)
             self._admit(endpoint, life)
             await life.ending.wait()
             await asyncio.wait({create}, timeout=_STOP_CREATE_S if self._is_stopping else None)
@@ -258,3 +258,12 @@ class EndpointLife:
             if fd >= 0:
                 os.close(fd)
         endpoint.close()
+
+
+async def _hold(create: asyncio.Task[bool], life: _Life) -> None:
+    """Let the CREATE hook do its work before the first packet, unless it is slow or all ends."""
+    ending = asyncio.create_task(life.ending.wait(), name="ending")
+    try:
+        await asyncio.wait({create, ending}, timeout=_HOLD_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ending.cancel()

@@ -6,6 +6,7 @@ lives exactly as long as its descriptor.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -32,7 +33,9 @@ def open_tun(name: str) -> int:
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        message = f"cannot open /dev/net/tun: {error.strerror}; is the tun module loaded?"
+        is_absent = error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+        hint = "; is the tun module loaded?" if is_absent else ""
+        message = f"cannot open /dev/net/tun: {error.strerror}{hint}"
         raise KernelError(message) from error
     try:
         fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(raw, _IFF_TUN | _IFF_NO_PI))
