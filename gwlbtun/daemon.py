@@ -28,7 +28,7 @@ from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
 from gwlbtun.datapath.peers import PeerTable
 from gwlbtun.errors import KernelError
 from gwlbtun.forwarder import Forwarder
-from gwlbtun.host.netlink import is_present
+from gwlbtun.host.tun import has_device
 from gwlbtun.host.udp import buffer_bytes, open_receiver, open_sender
 from gwlbtun.wire.gwlb import PROFILES
 
@@ -189,8 +189,9 @@ class Daemon:
         if self._guard.problem is not None:
             yield self._guard.problem
         for endpoint in self._life.open.values():
-            for name in (endpoint.gwi, endpoint.gwo):
-                if not is_present(name):
+            devices = ((endpoint.gwi, endpoint.gwi_fd), (endpoint.gwo, endpoint.gwo_fd))
+            for name, fd in devices:
+                if not has_device(fd):
                     yield f"interface {name} is gone"
         yield from self._dead_tasks
 

@@ -40,15 +40,6 @@ async def bring_up(name: str, mtu_bytes: int, queue_packets: int) -> None:
         raise KernelError(message) from error
 
 
-def is_present(name: str) -> bool:
-    """Whether an interface of this name exists."""
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
-
-
 class NetconfEvents:
     """Readable when any interface's IPv4 settings (forwarding, rp_filter, …) have changed.
 

@@ -15,6 +15,7 @@ from typing import Final
 from gwlbtun.errors import KernelError
 
 _TUNSETIFF: Final = 0x400454CA
+_TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFREQ: Final = struct.Struct("16sH22x")
@@ -44,3 +45,12 @@ def open_tun(name: str) -> int:
         message = f"cannot create TUN device {name}: {error.strerror}"
         raise KernelError(message) from error
     return fd
+
+
+def has_device(fd: int) -> bool:
+    """Whether the device still exists, under whatever name and in whatever network namespace."""
+    try:
+        fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size))
+    except OSError:
+        return False
+    return True
