@@ -8,6 +8,10 @@ missing=()
 for pair in "$@"; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# The kernel path is compiled when the package is built.
+command -v clang >/dev/null || missing+=(clang)
+[[ -e /usr/include/bpf/bpf_helpers.h ]] || missing+=(libbpf-dev)
+[[ -e /usr/include/linux/bpf.h ]] || missing+=(linux-libc-dev)
 python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     missing+=(python3 python3-venv)
 if ((${#missing[@]})); then
@@ -23,7 +27,8 @@ fi
 
 # uv makes the environment in seconds; it is itself pinned and hashed.
 stamp=.venv/.complete
-if [[ ! -e $stamp ]] || [[ -n $(find requirements pyproject.toml -newer "$stamp") ]]; then
+inputs=(requirements pyproject.toml hatch_build.py gwlbtun/bpf/*.[ch])
+if [[ ! -e $stamp ]] || [[ -n $(find "${inputs[@]}" -newer "$stamp") ]]; then
     rm -f "$stamp"
     [[ -x .cache/uv/bin/pip ]] || python3 -m venv .cache/uv
     .cache/uv/bin/pip --quiet --disable-pip-version-check install \

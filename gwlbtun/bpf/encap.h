@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT-0 OR GPL-2.0-only */
+/*
+ * To the GWLB: find the flow of a packet that the stack gave to gwo or gwi, put the outer headers
+ * around it that it came with, and send it to where it came from. The twin of datapath/encap.py.
+ * What has no entry here goes on to the TUN descriptor, untouched.
+ */
+#ifndef GWLBTUN_ENCAP_H
+#define GWLBTUN_ENCAP_H
+
+#include <linux/pkt_cls.h>
+
+#include "flows.h"
+#include "outer.h"
+
+#define INNER_MTU 8500
+#define ENCAP_FLAGS                                                                                \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |   \
+	 BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+
+/* Exact direction first, then the reverse: AWS does not say whether both carry one cookie. */
+static __always_inline struct flow *find_either(struct found *f, __u16 endpoint, int is_ipv6)
+{
+	struct flow *flow = find_flow(f, endpoint, is_ipv6);
+
+	if (!flow) {
+		mirror(f);
+		flow = find_flow(f, endpoint, is_ipv6);
+		mirror(f);
+	}
+	return flow;
+}
+
+/* A first fragment on its way out tells the flow of all that follow. */
+static __always_inline void learn_fragment(const struct flow *flow, const struct found *f,
+					   __u16 endpoint, int is_ipv6)
+{
+	struct flow copy = *flow;
+
+	copy.seen_s = now_s();
+	put_fragment(f, endpoint, is_ipv6, &copy);
+}
+
+static __always_inline struct flow *find_unusual(struct __sk_buff *skb, __u16 endpoint,
+						 int is_ipv6)
+{
+	struct flow *flow = NULL;
+	struct found f, quote;
+
+	if (parse_inner(skb, 0, is_ipv6, 0, &f))
+		return NULL;
+	if (f.is_error) {
+		if (parse_inner(skb, f.quote, is_ipv6, 1, &quote))
+			return NULL;
+		flow = find_error(&f, &quote, endpoint, is_ipv6);
+	} else if (!f.is_later) {
+		flow = find_either(&f, endpoint, is_ipv6);
+	}
+	if (!f.is_fragment)
+		return flow;
+	if (!flow)
+		return find_fragment(&f, endpoint, is_ipv6);
+	learn_fragment(flow, &f, endpoint, is_ipv6);
+	return flow;
+}
+
+static __always_inline struct flow *find(struct __sk_buff *skb, __u16 endpoint, int is_ipv6)
+{
+	struct found f = {};
+
+	if (parse_usual((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, is_ipv6,
+			&f))
+		return find_unusual(skb, endpoint, is_ipv6);
+	return find_either(&f, endpoint, is_ipv6);
+}
+
+/* The checksum of the outer IPv4 header, whose other fields are constants. */
+static __always_inline __sum16 outer_checksum(const struct flow *flow, __be16 total)
+{
+	__u32 sum = bpf_htons(0x4500) + bpf_htons(OUTER_TTL << 8 | IPPROTO_UDP) + total;
+
+	sum += (flow->appliance & 0xffff) + (flow->appliance >> 16);
+	sum += (flow->gwlb & 0xffff) + (flow->gwlb >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (__sum16)~sum;
+}
+
+static __always_inline void fill_outer(struct outer *o, const struct flow *flow, __u32 length,
+				       int is_ipv6)
+{
+	__builtin_memset(o, 0, sizeof(*o));
+	__builtin_memcpy(o->eth.h_dest, flow->gwlb_mac, ETH_ALEN);
+	__builtin_memcpy(o->eth.h_source, flow->uplink_mac, ETH_ALEN);
+	o->eth.h_proto = bpf_htons(ETH_P_IP);
+	o->ip.version = 4;
+	o->ip.ihl = 5;
+	o->ip.tot_len = bpf_htons(length + TUNNEL_BYTES);
+	o->ip.ttl = OUTER_TTL;
+	o->ip.protocol = IPPROTO_UDP;
+	o->ip.saddr = flow->appliance;
+	o->ip.daddr = flow->gwlb;
+	o->ip.check = outer_checksum(flow, o->ip.tot_len);
+	o->udp.source = flow->port;
+	o->udp.dest = bpf_htons(GENEVE_PORT);
+	o->udp.len = bpf_htons(length + TUNNEL_BYTES - sizeof(o->ip));
+	o->geneve.version_and_words = GENEVE_OPT_WORDS;
+	o->geneve.protocol = is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	__builtin_memcpy(&o->options, flow->options, OPTIONS_BYTES);
+}
+
+static __always_inline void count_out(__u32 index, __u32 packets, __u32 bytes)
+{
+	struct counters *c = bpf_map_lookup_elem(&counts, &index);
+
+	if (c) {
+		c->packets_out += packets;
+		c->bytes_out += bytes;
+	}
+}
+
+static __always_inline int encap_packet(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex, length = skb->len, now, mtu = 0;
+	struct device *device;
+	struct flow *flow;
+	struct outer o;
+	int is_ipv6;
+
+	device = bpf_map_lookup_elem(&devices, &ifindex);
+	if (!device || (!skb->gso_size && length > INNER_MTU))
+		return TC_ACT_UNSPEC;
+	is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (!is_ipv6 && skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	flow = is_ipv6 ? find(skb, device->index, 1) : find(skb, device->index, 0);
+	if (!flow || flow->flags & FLOW_IN_USER_SPACE)
+		return TC_ACT_UNSPEC;
+	if (bpf_check_mtu(skb, flow->uplink, &mtu, sizeof(o), 0))
+		return TC_ACT_UNSPEC;
+	now = now_s();
+	if (flow->seen_s != now)
+		flow->seen_s = now;
+	fill_outer(&o, flow, length, is_ipv6);
+	if (bpf_skb_adjust_room(skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
+		return TC_ACT_UNSPEC;
+	if (bpf_skb_change_head(skb, sizeof(struct ethhdr), 0) ||
+	    bpf_skb_store_bytes(skb, 0, &o, sizeof(o), 0))
+		return TC_ACT_SHOT;
+	count_out(device->index, 1, length);
+	return bpf_redirect(flow->uplink, 0);
+}
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT-0 OR GPL-2.0-only */
+/*
+ * The state of the kernel path. Sizes are defaults, the loader sets them from the configuration.
+ * Flow maps are LRU: a full one forgets the oldest, and ingress relearns just before egress.
+ */
+#ifndef GWLBTUN_MAPS_H
+#define GWLBTUN_MAPS_H
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+#define MAP(name_, type_, key_, value_, max_)                                                      \
+	struct {                                                                                   \
+		__uint(type, type_);                                                               \
+		__type(key, key_);                                                                 \
+		__type(value, value_);                                                             \
+		__uint(max_entries, max_);                                                         \
+	} name_ SEC(".maps")
+
+MAP(endpoints, BPF_MAP_TYPE_HASH, __be64, struct endpoint, 128);
+MAP(devices, BPF_MAP_TYPE_HASH, __u32, struct device, 256);
+MAP(tunnels, BPF_MAP_TYPE_LRU_HASH, struct tunnel_key, __u8, 4096);
+MAP(flows4, BPF_MAP_TYPE_LRU_HASH, struct flow_key4, struct flow, 1000000);
+MAP(flows6, BPF_MAP_TYPE_LRU_HASH, struct flow_key6, struct flow, 1000000);
+MAP(fragments4, BPF_MAP_TYPE_LRU_HASH, struct flow_key4, struct flow, 16384);
+MAP(fragments6, BPF_MAP_TYPE_LRU_HASH, struct flow_key6, struct flow, 16384);
+MAP(errors4, BPF_MAP_TYPE_LRU_HASH, struct error_key4, struct flow, 16384);
+MAP(errors6, BPF_MAP_TYPE_LRU_HASH, struct error_key6, struct flow, 16384);
+MAP(counts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 128);
+
+#endif
