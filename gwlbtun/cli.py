@@ -176,6 +176,7 @@ def _daemon_parser() -> _Parser:
 
 def _add_traffic_options(group: argparse._ArgumentGroup) -> None:
     _add(group, "--provider", "provider", str, "NAME", f"{' or '.join(PROFILES)}, default aws")
+    _add(group, "--datapath", "datapath", str, "WHICH", "auto, ebpf or user, default auto")
     group.add_argument(
         "--allow-source",
         dest="allowed_sources",

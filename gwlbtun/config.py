@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -87,6 +87,11 @@ class Config(BaseModel):
     )
     provider: _Provider = Field(
         default="aws", description='whose load balancer sends the packets, such as "aws"'
+    )
+    datapath: Literal["auto", "ebpf", "user"] = Field(
+        default="auto",
+        description='"ebpf" to keep packets in the kernel, "user" for user space, "auto" for what '
+        "the system allows",
     )
     receive_buffer_bytes: _Integer = Field(
         default=16 << 20,

@@ -22,6 +22,7 @@ from gwlbtun.control import log as logging
 from gwlbtun.control.endpoints import EndpointLife
 from gwlbtun.control.health import HealthServer, HealthStyle, Verdict
 from gwlbtun.control.hooks import Hooks, reset_signals
+from gwlbtun.control.kernel_path import KernelPath, open_kernel_path
 from gwlbtun.control.reverse_path import ReversePathGuard
 from gwlbtun.datapath.decap import Decap
 from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
@@ -79,12 +80,24 @@ class Daemon:
             log=logging.get_logger("core"),
         )
         self._guard = ReversePathGuard(logging.get_logger("tunnel"))
+        self._kernel_path = KernelPath(
+            open_kernel_path(
+                config.datapath,
+                PROFILES[config.provider].opt_class,
+                config.max_flows,
+                config.max_endpoints,
+                self._log,
+            ),
+            self._limits,
+            self._log,
+        )
         self._life = EndpointLife(
             self._limits,
             config.max_endpoints,
             config.endpoint_idle_s,
             self._hooks,
             self._guard,
+            self._kernel_path,
             logging.get_logger("geneve"),
         )
         self._forwarder: Forwarder
@@ -97,7 +110,11 @@ class Daemon:
         async with AsyncExitStack() as stack:  # unwound from the last to the first
             self._start_packets(stack)
             await self._start_health(stack)
-            for name, work in (("age", self._life.age()), ("check", self._check())):
+            for name, work in (
+                ("age", self._life.age()),
+                ("age kernel", self._kernel_path.age()),
+                ("check", self._check()),
+            ):
                 task = asyncio.create_task(work, name=name)
                 task.add_done_callback(self._on_task_end)
                 stack.push_async_callback(_cancel, task)
@@ -120,6 +137,7 @@ class Daemon:
             self._life,
         )
         stack.callback(forwarder.close)
+        stack.callback(self._kernel_path.close)
         if config.log_packets:
             forwarder.trace = _trace
         self._forwarder = self._life.forwarder = forwarder
@@ -160,7 +178,7 @@ class Daemon:
             "version": __version__,
             "uptime_s": int(time.monotonic() - self._started_s),
             "flows": {
-                "count": budget.count,
+                "count": budget.count + self._kernel_path.flow_count,
                 "max": budget.max_flows,
                 "evicted": budget.evicted,
             },
@@ -170,7 +188,21 @@ class Daemon:
             "event_loop_lag_s": round(self._lag_s, 3),
             "hooks": self._hooks.counters(),
             "drops": self._forwarder.drops.as_dict(),
-            "endpoints": [_describe(endpoint) for endpoint in life.open.values()],
+            "endpoints": [self._describe(endpoint) for endpoint in life.open.values()],
+        }
+
+    def _describe(self, endpoint: Endpoint) -> dict[str, Any]:
+        traffic = self._kernel_path.traffic(endpoint)
+        return {
+            "id": endpoint.hex_id,
+            "gwi": endpoint.gwi,
+            "gwo": endpoint.gwo,
+            "packets_in": traffic.packets_in,
+            "bytes_in": traffic.bytes_in,
+            "packets_out": traffic.packets_out,
+            "bytes_out": traffic.bytes_out,
+            "flows": endpoint.flow_count,
+            "drops": {k: v for k, v in endpoint.drops.as_dict().items() if v},
         }
 
     async def _check(self) -> None:
@@ -210,20 +242,6 @@ def _raise_descriptor_limit(wanted: int) -> None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _describe(endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "id": endpoint.hex_id,
-        "gwi": endpoint.gwi,
-        "gwo": endpoint.gwo,
-        "packets_in": endpoint.packets_in,
-        "bytes_in": endpoint.bytes_in,
-        "packets_out": endpoint.packets_out,
-        "bytes_out": endpoint.bytes_out,
-        "flows": endpoint.flow_count,
-        "drops": {k: v for k, v in endpoint.drops.as_dict().items() if v},
-    }
 
 
 def _trace(direction: str, endpoint: Endpoint, packet: memoryview) -> None:

@@ -24,7 +24,7 @@ from gwlbtun.datapath.encap import Encap
 from gwlbtun.datapath.endpoints import Endpoint
 from gwlbtun.datapath.flows import Flow
 from gwlbtun.datapath.peers import Peer, PeerTable
-from gwlbtun.host.mmsg import SOCKADDR_BYTES, ReceiveBatch, SendBatch, parse_meta
+from gwlbtun.host.mmsg import SOCKADDR_BYTES, ReceiveBatch, SendBatch, parse_ifindex, parse_meta
 from gwlbtun.reasons import DropReason
 from gwlbtun.wire.geneve import BASE_BYTES, MAX_OPTION_BYTES
 from gwlbtun.wire.outer import OUTER_BYTES
@@ -45,6 +45,9 @@ Trace = Callable[[str, Endpoint, memoryview], None]
 
 class Events(Protocol):
     """What the pump cannot decide by itself."""
+
+    def on_peer(self, peer: Peer, ifindex: int) -> None:
+        """A peer that may send, on the interface that its first packet came in on."""
 
     def on_unknown(self, endpoint_id: int, datagram: bytes, peer: Peer) -> None:
         """A valid packet of an endpoint that does not exist."""
@@ -131,13 +134,20 @@ class Forwarder:
         known = self._peers.known
         for i in range(batch.receive()):
             meta = batch.meta(i)
-            peer = known.get(meta) or self._peers.admit(meta, *parse_meta(meta))
+            peer = known.get(meta) or self._admit(meta)
             if peer.__class__ is DropReason:
                 self.drops.by_reason[peer] += 1
             elif batch.is_truncated(i):
                 self.drops.count(DropReason.DATAGRAM_TRUNCATED)
             else:
                 self._take(batch.buffer, batch.offsets[i], batch.lengths[i], peer, now)  # type: ignore[arg-type]
+
+    def _admit(self, meta: bytes) -> Peer | DropReason:
+        """Judge a peer that is seen for the first time."""
+        peer = self._peers.admit(meta, *parse_meta(meta))
+        if isinstance(peer, Peer):
+            self._events.on_peer(peer, parse_ifindex(meta))
+        return peer
 
     def _take(
         self, buffer: bytes | bytearray, offset: int, length: int, peer: Peer, now: int

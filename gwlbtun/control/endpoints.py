@@ -5,8 +5,8 @@
        └───── interfaces gone ───┴──────── closing: DESTROY, then close ←───────┘
 
 Packets that come while an endpoint opens wait for it, so that the first packet of a flow already
-meets the rules which the CREATE hook sets up; but no longer than a second and no more than some
-hundred, because a slow hook must not stop traffic.
+meets the rules which the CREATE hook sets up; but no longer than a second and no more than a
+megabyte of them, because a slow hook must not stop traffic.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gwlbtun.control.hooks import Hooks, HookTarget
+from gwlbtun.control.kernel_path import KernelPath
 from gwlbtun.control.log import Logger
 from gwlbtun.control.reverse_path import ReversePathGuard
 from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
@@ -31,7 +32,7 @@ from gwlbtun.wire.gwlb import INNER_MTU_BYTES, endpoint_id_to_hex
 
 _QUEUE_PACKETS: Final = 8192
 """Of each device: what the stack may send while the forwarder is busy elsewhere."""
-_ROOM_PACKETS: Final = 512
+_ROOM_BYTES: Final = 1 << 20
 _HOLD_S: Final = 1.0
 _RETRY_S: Final = 10
 _STOP_CREATE_S: Final = 1.5
@@ -45,10 +46,11 @@ _LOG_EVERY_S: Final = 60
 class _Life:
     """One endpoint from its first packet to its end; ``task`` is its only owner."""
 
-    __slots__ = ("ending", "endpoint", "last_count", "last_traffic_s", "room", "task")
+    __slots__ = ("ending", "endpoint", "last_count", "last_traffic_s", "room", "room_bytes", "task")
 
     def __init__(self) -> None:
         self.room: list[tuple[bytes, Peer]] = []
+        self.room_bytes = 0
         self.endpoint: Endpoint | None = None
         self.ending = asyncio.Event()
         self.last_count = 0
@@ -66,6 +68,7 @@ class EndpointLife:
         idle_s: int,
         hooks: Hooks,
         guard: ReversePathGuard,
+        kernel_path: KernelPath,
         log: Logger,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -80,12 +83,17 @@ class EndpointLife:
         self._idle_s = idle_s
         self._hooks = hooks
         self._guard = guard
+        self._kernel_path = kernel_path
         self._log = log
         self._clock = clock
         self._lives: dict[int, _Life] = {}
         self._retry_at: dict[int, float] = {}
         self._limit_told_at = -float(_LOG_EVERY_S)
         self._is_stopping = False
+
+    def on_peer(self, peer: Peer, ifindex: int) -> None:
+        """A GWLB node has come: its packets may stay in the kernel."""
+        self._kernel_path.allow(peer, ifindex)
 
     def on_unknown(self, endpoint_id: int, datagram: bytes, peer: Peer) -> None:
         """Open the endpoint of a valid packet and let the packet wait for it, or count why not."""
@@ -96,7 +104,8 @@ class EndpointLife:
                 self.forwarder.drops.count(refusal)
                 return
             life = self._begin(endpoint_id)
-        if len(life.room) < _ROOM_PACKETS:
+        if life.room_bytes + len(datagram) <= _ROOM_BYTES:
+            life.room_bytes += len(datagram)
             life.room.append((datagram, peer))
         else:
             self.forwarder.drops.count(DropReason.ENDPOINT_OPENING)
@@ -148,7 +157,8 @@ class EndpointLife:
         life = self._lives.get(endpoint.id)
         if not self._idle_s or life is None or life.endpoint is not endpoint:
             return
-        count = endpoint.packets_in + endpoint.packets_out
+        traffic = self._kernel_path.traffic(endpoint)
+        count = traffic.packets_in + traffic.packets_out
         if count != life.last_count:
             life.last_count, life.last_traffic_s = count, int(now)
         elif now - life.last_traffic_s >= self._idle_s and not life.ending.is_set():
@@ -195,7 +205,8 @@ class EndpointLife:
                 self._log.info("endpoint closed", endpoint=endpoint.hex_id)
             del self._lives[endpoint_id]
             if life.room and not self._is_stopping:  # packets came while it ended
-                self._begin(endpoint_id).room = life.room
+                again = self._begin(endpoint_id)
+                again.room, again.room_bytes = life.room, life.room_bytes
 
     async def _bring_up(self, endpoint: Endpoint) -> None:
         endpoint.gwi_fd = open_tun(endpoint.gwi)
@@ -228,9 +239,10 @@ class EndpointLife:
         life.last_traffic_s = int(self._clock())
         self.opened += 1
         self.forwarder.attach(endpoint)
-        room, life.room = life.room, []
+        room, life.room, life.room_bytes = life.room, [], 0
         for datagram, peer in room:
             self.forwarder.deliver(datagram, peer)
+        self._kernel_path.take(endpoint)  # not before: packets would pass by those that waited
         self._log.info(
             "endpoint open",
             endpoint=endpoint.hex_id,
@@ -253,6 +265,7 @@ class EndpointLife:
         if self.open.get(endpoint.id) is endpoint:
             del self.open[endpoint.id]
         self.forwarder.detach(endpoint)
+        self._kernel_path.release(endpoint)
         self._guard.release(endpoint.gwi)
         for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
             if fd >= 0:

@@ -70,7 +70,7 @@ class Decap:
                 buffer, offset
             )
             layout = self._layouts.get(head)
-            if layout is not None:
+            if layout is not None and layout.endpoint.kernel is None:
                 endpoint = layout.endpoint
                 if layout.is_ipv6:
                     if length < 84:
@@ -125,6 +125,8 @@ class Decap:
             layout = self._layout(head[:-4], endpoint, header.is_ipv6)
             head, cookie = layout.head, head[-4:]
         _learn(endpoint, inner, Flow(peer, head, cookie, now))
+        if endpoint.kernel is not None:
+            endpoint.kernel.take_over(inner, now)
         self.inner_offset = header.length_bytes
         return endpoint
 

@@ -12,8 +12,11 @@ from typing import Final
 
 from gwlbtun.datapath.endpoints import Endpoint
 from gwlbtun.datapath.flows import Flow
+from gwlbtun.datapath.kernel import KernelFlows
+from gwlbtun.datapath.peers import Peer
 from gwlbtun.errors import MalformedPacket
 from gwlbtun.reasons import DropReason
+from gwlbtun.wire.geneve import build_base
 from gwlbtun.wire.gwlb import INNER_MTU_BYTES
 from gwlbtun.wire.inet import TCP, UDP, InnerFlow, parse_inner
 
@@ -37,7 +40,7 @@ class Encap:
         """
         if length > INNER_MTU_BYTES:
             return DropReason.INNER_OVERSIZE
-        if length >= 24:
+        if length >= 24 and endpoint.kernel is None:
             first, total, fragment, protocol, key = _USUAL_IPV4.unpack_from(buffer, offset)
             if first == 0x45:
                 is_usual = not fragment & _ANY_FRAGMENT and 24 <= total <= length
@@ -65,7 +68,9 @@ class Encap:
             inner = parse_inner(packet)
         except MalformedPacket as malformed:
             return malformed.reason
-        flow = _find(endpoint, inner) if inner.key else None
+        flow = None if endpoint.kernel is None else _ask_kernel(endpoint.kernel, inner, now)
+        if flow is None and inner.key:
+            flow = _find(endpoint, inner)
         if inner.fragment:
             if flow is not None:  # always: a fragment id comes back before its entry is too old
                 self._learn_fragment(endpoint, inner.fragment, flow, now)
@@ -84,6 +89,15 @@ class Encap:
         """A first fragment on its way out tells the flow of all that follow or wait."""
         endpoint.fragments.put(key, flow.peer, flow.head, flow.cookie, now)
         self.released += [(packet, flow) for packet in endpoint.waiting.release(key)]
+
+
+def _ask_kernel(kernel: KernelFlows, inner: InnerFlow, now: int) -> Flow | None:
+    entry = kernel.find(inner)
+    if entry is None:
+        return None
+    header = build_base(inner.is_ipv6, len(entry.options)) + entry.options
+    peer = Peer(entry.gwlb, entry.port, entry.appliance)
+    return Flow(peer, header[:-4], header[-4:], now)
 
 
 def _find(endpoint: Endpoint, inner: InnerFlow) -> Flow | None:

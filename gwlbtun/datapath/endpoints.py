@@ -10,6 +10,7 @@ from typing import Final
 from gwlbtun.datapath.counters import Drops
 from gwlbtun.datapath.flows import FlowBudget, FlowTable
 from gwlbtun.datapath.fragments import WaitingFragments
+from gwlbtun.datapath.kernel import KernelFlows
 from gwlbtun.wire.gwlb import endpoint_id_to_hex, endpoint_interfaces
 
 OTHER_IDLE_S: Final = 120
@@ -50,6 +51,7 @@ class Endpoint:
         "gwo_fd",
         "hex_id",
         "id",
+        "kernel",
         "limits",
         "other",
         "packets_in",
@@ -66,6 +68,8 @@ class Endpoint:
         self.gwi, self.gwo = endpoint_interfaces(endpoint_id)
         self.gwi_fd = self.gwo_fd = -1
         self.limits = limits
+        self.kernel: KernelFlows | None = None
+        """The kernel path's flows of this endpoint, where the kernel path serves it."""
         self.tcp = FlowTable(limits.tcp_idle_s, limits.flows, now)
         self.udp = FlowTable(limits.other_idle_s, limits.flows, now)
         self.other = FlowTable(limits.other_idle_s, limits.flows, now)

@@ -117,6 +117,12 @@ def parse_meta(meta: bytes) -> tuple[bytes, int, bytes]:
     return source, port, destination
 
 
+def parse_ifindex(meta: bytes) -> int:
+    """The index of the interface on which the datagram came in."""
+    ifindex: int = _CMSG_PKTINFO.unpack_from(meta, SOCKADDR_BYTES)[3]
+    return ifindex
+
+
 class SendBatch:
     """Collects packets for one sendmmsg: each is a header and a body that lie side by side.
 

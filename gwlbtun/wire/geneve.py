@@ -97,6 +97,11 @@ def _walk_options(area: bytes) -> Iterable[GeneveOption]:
         yield GeneveOption(opt_class, type_, area[start:offset])
 
 
+def build_base(is_ipv6: bool, option_bytes: int) -> bytes:
+    """The first 8 bytes of a plain header: VNI 0, no flags, that many bytes of options behind."""
+    return _BASE.pack(option_bytes // 4, 0, ETHERTYPE_IPV6 if is_ipv6 else ETHERTYPE_IPV4, 0)
+
+
 def build_geneve(
     protocol: int,
     options: Iterable[GeneveOption],

@@ -1,0 +1,125 @@
+"""The kernel path in the daemon's life: loaded if it can be, told about peers and endpoints, aged.
+
+With ``auto``, whatever speaks against it ends in one log line and the user-space path carries all
+packets; with ``ebpf`` it is an error; with ``user`` it is not tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gwlbtun.control.log import Logger
+from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
+from gwlbtun.datapath.peers import Peer
+from gwlbtun.errors import KernelError
+from gwlbtun.host.kernel_flows import KernelFlows
+from gwlbtun.host.offload import Offload
+
+DataPath = Literal["auto", "ebpf", "user"]
+_AGE_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """An endpoint's packets on both paths together."""
+
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+
+
+def open_kernel_path(
+    data_path: DataPath, opt_class: int, max_flows: int, max_endpoints: int, log: Logger
+) -> Offload | None:
+    """Load the programs, or say why not. Raises KernelError where they are demanded."""
+    if data_path == "user":
+        return None
+    try:
+        return Offload(opt_class, max_flows, max_endpoints)
+    except KernelError as error:
+        if data_path == "ebpf":
+            raise
+        log.warning("all packets take the user-space path", reason=str(error))
+        return None
+
+
+class KernelPath:
+    """Keeps the kernel path in step with endpoints and peers; does nothing where there is none."""
+
+    def __init__(self, offload: Offload | None, limits: FlowLimits, log: Logger) -> None:
+        self.flow_count = 0
+        """Flows in the kernel when they were last aged."""
+        self._offload = offload
+        self._limits = limits
+        self._log = log
+        self._indices: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Detach and free everything."""
+        if self._offload is not None:
+            self._offload.close()
+
+    def allow(self, peer: Peer, ifindex: int) -> None:
+        """Let a peer's packets stay in the kernel, on the interface that they come in on."""
+        if self._offload is None:
+            return
+        if ifindex not in self._offload.uplinks:
+            name = _interface_name(ifindex)
+            problem = self._offload.add_uplink(ifindex, name)
+            if problem is None:
+                self._log.info("kernel path attached", uplink=name)
+            else:
+                self._log.warning("packets of an uplink stay in user space", reason=problem)
+        self._offload.allow(peer.source, peer.destination)
+
+    def take(self, endpoint: Endpoint) -> None:
+        """Serve an endpoint whose interfaces are up."""
+        if self._offload is None:
+            return
+        try:
+            gwi, gwo = (socket.if_nametoindex(name) for name in (endpoint.gwi, endpoint.gwo))
+            index = self._offload.add_endpoint(endpoint.id, gwi, gwo)
+        except (KernelError, OSError) as error:
+            self._log.warning(
+                "an endpoint's packets stay in user space",
+                endpoint=endpoint.hex_id,
+                reason=str(error),
+            )
+            return
+        self._indices[endpoint.id] = index
+        endpoint.kernel = KernelFlows(self._offload, index)
+
+    def release(self, endpoint: Endpoint) -> None:
+        """The endpoint's interfaces are about to go."""
+        if self._offload is not None and endpoint.kernel is not None:
+            del self._indices[endpoint.id]
+            endpoint.kernel = None
+            self._offload.remove_endpoint(endpoint.id)
+
+    def traffic(self, endpoint: Endpoint) -> Traffic:
+        """What both paths have counted."""
+        own = (endpoint.packets_in, endpoint.bytes_in, endpoint.packets_out, endpoint.bytes_out)
+        index = self._indices.get(endpoint.id)
+        if self._offload is None or index is None:
+            return Traffic(*own)
+        return Traffic(*map(sum, zip(own, self._offload.counters(index), strict=True)))
+
+    async def age(self) -> None:
+        """Drop flows that have been idle for too long. Runs until cancelled."""
+        while self._offload is not None:
+            await asyncio.sleep(_AGE_S)
+            self.flow_count = self._offload.expire(
+                int(time.monotonic()), self._limits.tcp_idle_s, self._limits.other_idle_s
+            )
+
+
+def _interface_name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"interface {ifindex}"
