@@ -49,9 +49,6 @@ create() {
 	done
 	set_sysctl ipv4/ip_forward 1
 	set_sysctl ipv6/conf/all/forwarding 1
-	# The way back of a packet is judged by its mark, and need not be the interface it came from.
-	set_sysctl "ipv4/conf/$gwi/rp_filter" 2
-	set_sysctl "ipv4/conf/$gwi/src_valid_mark" 1
 	forget_rules
 	for family in -4 -6; do
 		ip "$family" rule add fwmark "$table" lookup "$table" priority "$table"
