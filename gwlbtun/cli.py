@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from gwlbtun import __version__
@@ -31,6 +32,7 @@ _COMMANDS_HELP: Final = """\
 other commands (each has -h):
   gwlbtun name ENDPOINT-ID    print the names of an endpoint's interfaces, and its id
   gwlbtun check-config FILE   check a configuration file
+  gwlbtun teardown            remove what a daemon with --keep has left
   gwlbtun lab ...             a load balancer to test against"""
 
 _LIST: Final = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
@@ -123,6 +125,25 @@ def _run_check_config(argv: Sequence[str]) -> int:
     return 0
 
 
+def _run_teardown(argv: Sequence[str]) -> int:
+    parser = _subcommand_parser(
+        "teardown", "Remove everything that a daemon which ran with --keep has left here."
+    )
+    parser.add_argument(
+        "-r", "--cmddel", metavar="FILE", type=Path, help="run before each endpoint goes"
+    )
+    destroy = parser.parse_args(argv[1:]).cmddel
+    from gwlbtun.control import leftovers, log  # noqa: PLC0415 - other commands start without them
+
+    state = log.configure({}, sys.stderr)
+    try:
+        found = leftovers.tear_down(destroy, log.get_logger("core"))
+    finally:
+        state.close()
+    print(f"removed: {', '.join(found)}" if found else "there was nothing to remove")
+    return 0
+
+
 def _run_lab(argv: Sequence[str]) -> int:
     from gwlbtun.lab.cli import add_lab_parser, run_lab  # noqa: PLC0415 - the daemon needs no lab
 
@@ -134,6 +155,7 @@ def _run_lab(argv: Sequence[str]) -> int:
 _COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {
     "name": _run_name,
     "check-config": _run_check_config,
+    "teardown": _run_teardown,
     "lab": _run_lab,
 }
 
@@ -154,7 +176,7 @@ def _daemon_parser() -> _Parser:
     """Every ``dest`` is a key of Config, or of _NO_EFFECT; what was not given is absent."""
     parser = _Parser(
         prog="gwlbtun",
-        usage="gwlbtun [OPTION ...]\n       gwlbtun {name,check-config,lab} ...",
+        usage="gwlbtun [OPTION ...]\n       gwlbtun {name,check-config,teardown,lab} ...",
         description=_DESCRIPTION,
         epilog=_COMMANDS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -199,6 +221,7 @@ def _add_control_options(group: argparse._ArgumentGroup) -> None:
     flags = (
         ("-j/--json", "health_json", True, "health answers in JSON"),
         ("-s", "health_status_only", True, "health answers without a body"),
+        ("--keep", "keep", True, "leave all in place at the end, for the next daemon to take over"),
         ("-d/--debug", "debug", {"all": "debug"}, "the same as --logging all=debug"),
         ("-x", "log_packets", True, "hex dump of packets, in the debug log of tunnel"),
     )

@@ -93,6 +93,11 @@ class Config(BaseModel):
         description='"ebpf" to keep packets in the kernel, "user" for user space, "auto" for what '
         "the system allows",
     )
+    keep: StrictBool = Field(
+        default=False,
+        description="true to leave interfaces and kernel path in place when the daemon ends, for "
+        "the next one to take over without a lost packet, or false to leave nothing",
+    )
     receive_buffer_bytes: _Integer = Field(
         default=16 << 20,
         ge=1 << 16,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 import time
@@ -19,16 +20,22 @@ from typing import Any, Final
 from gwlbtun import __version__
 from gwlbtun.config import Config
 from gwlbtun.control import log as logging
+from gwlbtun.control.devices import DescriptorStore, Devices
 from gwlbtun.control.endpoints import EndpointLife
 from gwlbtun.control.health import HealthServer, HealthStyle, Verdict
 from gwlbtun.control.hooks import Hooks, reset_signals
 from gwlbtun.control.kernel_path import KernelPath, open_kernel_path
+from gwlbtun.control.leftovers import StateDirectory, remove_leftovers
+from gwlbtun.control.log import Logger
 from gwlbtun.control.reverse_path import ReversePathGuard
 from gwlbtun.datapath.decap import Decap
 from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
 from gwlbtun.datapath.peers import PeerTable
 from gwlbtun.errors import KernelError
 from gwlbtun.forwarder import Forwarder
+from gwlbtun.host.keeper import Keeper
+from gwlbtun.host.offload import OffloadSizes
+from gwlbtun.host.systemd import SystemdStore, notify
 from gwlbtun.host.tun import has_device
 from gwlbtun.host.udp import buffer_bytes, open_receiver, open_sender
 from gwlbtun.wire.gwlb import PROFILES
@@ -52,7 +59,8 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
     try:
         for notice in notices:
             log.info(notice)
-        asyncio.run(Daemon(config).run())
+        store = _prepare_state(config, log)
+        asyncio.run(_run(config, store))
     except KernelError as error:
         log.critical(str(error))
         return 1
@@ -64,7 +72,7 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
 class Daemon:
     """Everything that runs, wired together once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, store: DescriptorStore | None) -> None:
         self._config = config
         self._log = logging.get_logger("core")
         self._stop = asyncio.Event()
@@ -84,12 +92,13 @@ class Daemon:
             open_kernel_path(
                 config.datapath,
                 PROFILES[config.provider].opt_class,
-                config.max_flows,
-                config.max_endpoints,
+                OffloadSizes(config.max_flows, config.max_endpoints),
                 self._log,
+                is_kept=config.keep,
             ),
             self._limits,
             self._log,
+            is_kept=config.keep,
         )
         self._life = EndpointLife(
             self._limits,
@@ -98,6 +107,7 @@ class Daemon:
             self._hooks,
             self._guard,
             self._kernel_path,
+            Devices(store),
             logging.get_logger("geneve"),
         )
         self._forwarder: Forwarder
@@ -109,6 +119,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:  # unwound from the last to the first
             self._start_packets(stack)
+            await self._life.adopt()
             await self._start_health(stack)
             for name, work in (
                 ("age", self._life.age()),
@@ -119,7 +130,9 @@ class Daemon:
                 task.add_done_callback(self._on_task_end)
                 stack.push_async_callback(_cancel, task)
             stack.push_async_callback(self._life.stop)
+            notify("READY=1")
             await self._stop.wait()
+            notify("STOPPING=1")
             self._log.info("stopping", endpoints=len(self._life.open))
         self._log.info("stopped")
 
@@ -233,6 +246,23 @@ class Daemon:
             self._dead_tasks.append(f"task {task.get_name()!r} has failed")
             self._problems = [*self._problems, self._dead_tasks[-1]]
             self._log.critical("task failed", task=task.get_name(), exc_info=task.exception())
+
+
+async def _run(config: Config, store: DescriptorStore | None) -> None:
+    """Everything that belongs to the event loop is made inside it."""
+    await Daemon(config, store).run()
+
+
+def _prepare_state(config: Config, log: Logger) -> DescriptorStore | None:
+    """Be the one that keeps its state here, or remove what one that was killed has left."""
+    if not config.keep:
+        found = remove_leftovers()
+        if found:
+            log.warning("removed what an earlier daemon had left", found=found)
+        return None
+    state = StateDirectory()
+    state.lock()
+    return SystemdStore() if os.environ.get("NOTIFY_SOCKET") else Keeper(state.keeper_socket)
 
 
 def _raise_descriptor_limit(wanted: int) -> None:

@@ -42,13 +42,16 @@ struct settings {
 struct endpoint {
 	__u32 gwi; /* interface indices */
 	__u32 gwo;
-	__u32 index; /* of its counters and in flow keys */
-	__u32 flags;
+	__u32 index; /* of its counters */
+	__u16 tag;   /* of its flows: never used again while flows of an endpoint before it may live */
+	__u16 flags;
 };
 
 /* Which endpoint a device belongs to, by interface index. */
 struct device {
 	__u32 index;
+	__u16 tag;
+	__u16 reserved;
 };
 
 /* A GWLB node that may send to one of our addresses; presence is permission. */
@@ -62,7 +65,7 @@ struct flow_key4 {
 	__be32 dst;
 	__be16 sport;
 	__be16 dport;
-	__u16 endpoint;
+	__u16 tag; /* of the endpoint */
 	__u8 protocol;
 	__u8 kind;
 };
@@ -72,7 +75,7 @@ struct flow_key6 {
 	__be32 dst[4];
 	__be16 sport;
 	__be16 dport;
-	__u16 endpoint;
+	__u16 tag; /* of the endpoint */
 	__u8 protocol;
 	__u8 kind;
 };

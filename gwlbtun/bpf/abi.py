@@ -19,13 +19,16 @@ ENDPOINT_HAIRPIN: Final = 1
 SETTINGS: Final = struct.Struct("=2sBB")
 """struct settings: option class (network order), has_decap_l3, abi_version."""
 ENDPOINT_KEY: Final = struct.Struct("!Q")
-ENDPOINT: Final = struct.Struct("=IIII")
-"""struct endpoint: gwi, gwo, index, flags."""
-DEVICE: Final = struct.Struct("=I")
+ENDPOINT: Final = struct.Struct("=IIIHH")
+"""struct endpoint: gwi, gwo, index, tag, flags."""
+DEVICE_KEY: Final = struct.Struct("=I")
+DEVICE: Final = struct.Struct("=IHxx")
+"""struct device: index, tag."""
+COUNTERS_KEY: Final = struct.Struct("=I")
 TUNNEL_KEY: Final = struct.Struct("4s4s")
 FLOW_KEY4: Final = struct.Struct("=8s4sHBB")
 FLOW_KEY6: Final = struct.Struct("=32s4sHBB")
-"""struct flow_key: addresses, ports (identifier twice, fragment id), endpoint, protocol, kind."""
+"""struct flow_key: addresses, ports (identifier twice, fragment id), tag, protocol, kind."""
 ERROR_KEY4: Final = struct.Struct("8s16s")
 ERROR_KEY6: Final = struct.Struct("32s40s")
 FLOW: Final = struct.Struct("=32s4s4s2s6s6sHII")

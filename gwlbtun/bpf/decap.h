@@ -53,7 +53,7 @@ static __always_inline void remember_outer(struct flow *seen, const struct outer
 }
 
 /* Learn the packet's flow, its fragment id, or both. Returns 0, or LEAVE. */
-static __always_inline int learn(struct __sk_buff *skb, const struct flow *seen, __u16 endpoint,
+static __always_inline int learn(struct __sk_buff *skb, const struct flow *seen, __u16 tag,
 				 int is_ipv6)
 {
 	struct found f, quote;
@@ -63,24 +63,24 @@ static __always_inline int learn(struct __sk_buff *skb, const struct flow *seen,
 	if (f.is_error) {
 		if (parse_inner(skb, f.quote, is_ipv6, 1, &quote))
 			return LEAVE;
-		put_error(&f, &quote, endpoint, is_ipv6, seen);
+		put_error(&f, &quote, tag, is_ipv6, seen);
 	} else if (!f.is_later) {
-		put_flow(&f, endpoint, is_ipv6, seen);
+		put_flow(&f, tag, is_ipv6, seen);
 	}
 	if (f.is_fragment)
-		put_fragment(&f, endpoint, is_ipv6, seen);
+		put_fragment(&f, tag, is_ipv6, seen);
 	return 0;
 }
 
 static __always_inline int learn_usual(struct __sk_buff *skb, void *inner, const struct flow *seen,
-				       __u16 endpoint, int is_ipv6)
+				       __u16 tag, int is_ipv6)
 {
 	struct found f = {};
 
 	if (parse_usual(inner, (void *)(long)skb->data_end, skb->len - sizeof(struct outer),
 			is_ipv6, &f))
-		return learn(skb, seen, endpoint, is_ipv6);
-	put_flow(&f, endpoint, is_ipv6, seen);
+		return learn(skb, seen, tag, is_ipv6);
+	put_flow(&f, tag, is_ipv6, seen);
 	return 0;
 }
 
@@ -148,8 +148,8 @@ static __always_inline int decap_packet(struct __sk_buff *skb)
 	if (!is_ipv6 && o->geneve.protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
 	remember_outer(&seen, o, skb);
-	if (is_ipv6 ? learn_usual(skb, o + 1, &seen, endpoint->index, 1)
-		    : learn_usual(skb, o + 1, &seen, endpoint->index, 0))
+	if (is_ipv6 ? learn_usual(skb, o + 1, &seen, endpoint->tag, 1)
+		    : learn_usual(skb, o + 1, &seen, endpoint->tag, 0))
 		return TC_ACT_UNSPEC;
 	if (strip_outer(skb, is_ipv6))
 		return TC_ACT_SHOT;

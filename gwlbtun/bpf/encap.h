@@ -18,13 +18,13 @@
 	 BPF_F_ADJ_ROOM_NO_CSUM_RESET)
 
 /* Exact direction first, then the reverse: AWS does not say whether both carry one cookie. */
-static __always_inline struct flow *find_either(struct found *f, __u16 endpoint, int is_ipv6)
+static __always_inline struct flow *find_either(struct found *f, __u16 tag, int is_ipv6)
 {
-	struct flow *flow = find_flow(f, endpoint, is_ipv6);
+	struct flow *flow = find_flow(f, tag, is_ipv6);
 
 	if (!flow) {
 		mirror(f);
-		flow = find_flow(f, endpoint, is_ipv6);
+		flow = find_flow(f, tag, is_ipv6);
 		mirror(f);
 	}
 	return flow;
@@ -32,15 +32,15 @@ static __always_inline struct flow *find_either(struct found *f, __u16 endpoint,
 
 /* A first fragment on its way out tells the flow of all that follow. */
 static __always_inline void learn_fragment(const struct flow *flow, const struct found *f,
-					   __u16 endpoint, int is_ipv6)
+					   __u16 tag, int is_ipv6)
 {
 	struct flow copy = *flow;
 
 	copy.seen_s = now_s();
-	put_fragment(f, endpoint, is_ipv6, &copy);
+	put_fragment(f, tag, is_ipv6, &copy);
 }
 
-static __always_inline struct flow *find_unusual(struct __sk_buff *skb, __u16 endpoint,
+static __always_inline struct flow *find_unusual(struct __sk_buff *skb, __u16 tag,
 						 int is_ipv6)
 {
 	struct flow *flow = NULL;
@@ -51,26 +51,26 @@ static __always_inline struct flow *find_unusual(struct __sk_buff *skb, __u16 en
 	if (f.is_error) {
 		if (parse_inner(skb, f.quote, is_ipv6, 1, &quote))
 			return NULL;
-		flow = find_error(&f, &quote, endpoint, is_ipv6);
+		flow = find_error(&f, &quote, tag, is_ipv6);
 	} else if (!f.is_later) {
-		flow = find_either(&f, endpoint, is_ipv6);
+		flow = find_either(&f, tag, is_ipv6);
 	}
 	if (!f.is_fragment)
 		return flow;
 	if (!flow)
-		return find_fragment(&f, endpoint, is_ipv6);
-	learn_fragment(flow, &f, endpoint, is_ipv6);
+		return find_fragment(&f, tag, is_ipv6);
+	learn_fragment(flow, &f, tag, is_ipv6);
 	return flow;
 }
 
-static __always_inline struct flow *find(struct __sk_buff *skb, __u16 endpoint, int is_ipv6)
+static __always_inline struct flow *find(struct __sk_buff *skb, __u16 tag, int is_ipv6)
 {
 	struct found f = {};
 
 	if (parse_usual((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, is_ipv6,
 			&f))
-		return find_unusual(skb, endpoint, is_ipv6);
-	return find_either(&f, endpoint, is_ipv6);
+		return find_unusual(skb, tag, is_ipv6);
+	return find_either(&f, tag, is_ipv6);
 }
 
 /* The checksum of the outer IPv4 header, whose other fields are constants. */
@@ -132,7 +132,7 @@ static __always_inline int encap_packet(struct __sk_buff *skb)
 	is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (!is_ipv6 && skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
-	flow = is_ipv6 ? find(skb, device->index, 1) : find(skb, device->index, 0);
+	flow = is_ipv6 ? find(skb, device->tag, 1) : find(skb, device->tag, 0);
 	if (!flow || flow->flags & FLOW_IN_USER_SPACE)
 		return TC_ACT_UNSPEC;
 	if (bpf_check_mtu(skb, flow->uplink, &mtu, sizeof(o), 0))

@@ -21,32 +21,32 @@ static __always_inline __u32 now_s(void)
 	return bpf_ktime_get_coarse_ns() / NS_PER_S;
 }
 
-static __always_inline void fill_key4(struct flow_key4 *k, const struct found *f, __u16 endpoint)
+static __always_inline void fill_key4(struct flow_key4 *k, const struct found *f, __u16 tag)
 {
 	k->src = f->src[0];
 	k->dst = f->dst[0];
 	k->sport = f->sport;
 	k->dport = f->dport;
-	k->endpoint = endpoint;
+	k->tag = tag;
 	k->protocol = f->protocol;
 	k->kind = KEY_FLOW;
 }
 
-static __always_inline void fill_key6(struct flow_key6 *k, const struct found *f, __u16 endpoint)
+static __always_inline void fill_key6(struct flow_key6 *k, const struct found *f, __u16 tag)
 {
 	__builtin_memcpy(k->src, f->src, sizeof(k->src));
 	__builtin_memcpy(k->dst, f->dst, sizeof(k->dst));
 	k->sport = f->sport;
 	k->dport = f->dport;
-	k->endpoint = endpoint;
+	k->tag = tag;
 	k->protocol = f->protocol;
 	k->kind = KEY_FLOW;
 }
 
 static __always_inline void fill_fragment4(struct flow_key4 *k, const struct found *f,
-					   __u16 endpoint)
+					   __u16 tag)
 {
-	fill_key4(k, f, endpoint);
+	fill_key4(k, f, tag);
 	k->sport = (__be16)f->fragment_id;
 	k->dport = 0;
 	k->kind = KEY_FRAGMENT;
@@ -54,9 +54,9 @@ static __always_inline void fill_fragment4(struct flow_key4 *k, const struct fou
 
 /* The protocol is no part of it (RFC 8200, section 4.5): only the first fragment's is reliable. */
 static __always_inline void fill_fragment6(struct flow_key6 *k, const struct found *f,
-					   __u16 endpoint)
+					   __u16 tag)
 {
-	fill_key6(k, f, endpoint);
+	fill_key6(k, f, tag);
 	__builtin_memcpy(&k->sport, &f->fragment_id, sizeof(f->fragment_id));
 	k->protocol = 0;
 	k->kind = KEY_FRAGMENT;
@@ -77,33 +77,33 @@ static __always_inline void mirror(struct found *f)
 	}
 }
 
-static __always_inline struct flow *find_flow(const struct found *f, __u16 endpoint, int is_ipv6)
+static __always_inline struct flow *find_flow(const struct found *f, __u16 tag, int is_ipv6)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
-		fill_key6(&k, f, endpoint);
+		fill_key6(&k, f, tag);
 		return bpf_map_lookup_elem(&flows6, &k);
 	} else {
 		struct flow_key4 k;
 
-		fill_key4(&k, f, endpoint);
+		fill_key4(&k, f, tag);
 		return bpf_map_lookup_elem(&flows4, &k);
 	}
 }
 
-static __always_inline struct flow *find_fragment(const struct found *f, __u16 endpoint,
+static __always_inline struct flow *find_fragment(const struct found *f, __u16 tag,
 						  int is_ipv6)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
-		fill_fragment6(&k, f, endpoint);
+		fill_fragment6(&k, f, tag);
 		return bpf_map_lookup_elem(&fragments6, &k);
 	} else {
 		struct flow_key4 k;
 
-		fill_fragment4(&k, f, endpoint);
+		fill_fragment4(&k, f, tag);
 		return bpf_map_lookup_elem(&fragments4, &k);
 	}
 }
@@ -134,73 +134,73 @@ static __always_inline void put(void *map, const void *key, const struct flow *s
 	bpf_map_update_elem(map, key, seen, BPF_ANY);
 }
 
-static __always_inline void put_flow(const struct found *f, __u16 endpoint, int is_ipv6,
+static __always_inline void put_flow(const struct found *f, __u16 tag, int is_ipv6,
 				     const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
-		fill_key6(&k, f, endpoint);
+		fill_key6(&k, f, tag);
 		put(&flows6, &k, seen);
 	} else {
 		struct flow_key4 k;
 
-		fill_key4(&k, f, endpoint);
+		fill_key4(&k, f, tag);
 		put(&flows4, &k, seen);
 	}
 }
 
-static __always_inline void put_fragment(const struct found *f, __u16 endpoint, int is_ipv6,
+static __always_inline void put_fragment(const struct found *f, __u16 tag, int is_ipv6,
 					 const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
-		fill_fragment6(&k, f, endpoint);
+		fill_fragment6(&k, f, tag);
 		put(&fragments6, &k, seen);
 	} else {
 		struct flow_key4 k;
 
-		fill_fragment4(&k, f, endpoint);
+		fill_fragment4(&k, f, tag);
 		put(&fragments4, &k, seen);
 	}
 }
 
 /* The key of an error is that of its quote and who tells whom. */
 static __always_inline void fill_error4(struct error_key4 *k, const struct found *error,
-					const struct found *quote, __u16 endpoint)
+					const struct found *quote, __u16 tag)
 {
 	k->src = error->src[0];
 	k->dst = error->dst[0];
 	if (quote->is_later)
-		fill_fragment4(&k->quote, quote, endpoint);
+		fill_fragment4(&k->quote, quote, tag);
 	else
-		fill_key4(&k->quote, quote, endpoint);
+		fill_key4(&k->quote, quote, tag);
 }
 
 static __always_inline void fill_error6(struct error_key6 *k, const struct found *error,
-					const struct found *quote, __u16 endpoint)
+					const struct found *quote, __u16 tag)
 {
 	__builtin_memcpy(k->src, error->src, sizeof(k->src));
 	__builtin_memcpy(k->dst, error->dst, sizeof(k->dst));
 	if (quote->is_later)
-		fill_fragment6(&k->quote, quote, endpoint);
+		fill_fragment6(&k->quote, quote, tag);
 	else
-		fill_key6(&k->quote, quote, endpoint);
+		fill_key6(&k->quote, quote, tag);
 }
 
 static __always_inline void put_error(const struct found *error, const struct found *quote,
-				      __u16 endpoint, int is_ipv6, const struct flow *seen)
+				      __u16 tag, int is_ipv6, const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct error_key6 k;
 
-		fill_error6(&k, error, quote, endpoint);
+		fill_error6(&k, error, quote, tag);
 		put(&errors6, &k, seen);
 	} else {
 		struct error_key4 k;
 
-		fill_error4(&k, error, quote, endpoint);
+		fill_error4(&k, error, quote, tag);
 		put(&errors4, &k, seen);
 	}
 }
@@ -210,32 +210,32 @@ static __always_inline void put_error(const struct found *error, const struct fo
  * it quotes: that direction is the exact one.
  */
 static __always_inline struct flow *find_error(const struct found *error, struct found *quote,
-					       __u16 endpoint, int is_ipv6)
+					       __u16 tag, int is_ipv6)
 {
 	struct flow *flow;
 
 	if (is_ipv6) {
 		struct error_key6 k;
 
-		fill_error6(&k, error, quote, endpoint);
+		fill_error6(&k, error, quote, tag);
 		flow = bpf_map_lookup_elem(&errors6, &k);
 	} else {
 		struct error_key4 k;
 
-		fill_error4(&k, error, quote, endpoint);
+		fill_error4(&k, error, quote, tag);
 		flow = bpf_map_lookup_elem(&errors4, &k);
 	}
 	if (flow)
 		return flow;
 	if (!quote->is_later) {
 		mirror(quote);
-		flow = find_flow(quote, endpoint, is_ipv6);
+		flow = find_flow(quote, tag, is_ipv6);
 		mirror(quote);
 		if (!flow)
-			flow = find_flow(quote, endpoint, is_ipv6);
+			flow = find_flow(quote, tag, is_ipv6);
 	}
 	if (!flow && quote->is_fragment)
-		flow = find_fragment(quote, endpoint, is_ipv6);
+		flow = find_fragment(quote, tag, is_ipv6);
 	return flow;
 }
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from gwlbtun.control.devices import Devices
 from gwlbtun.control.hooks import Hooks, HookTarget
 from gwlbtun.control.kernel_path import KernelPath
 from gwlbtun.control.log import Logger
@@ -26,7 +27,6 @@ from gwlbtun.datapath.peers import Peer
 from gwlbtun.errors import KernelError
 from gwlbtun.forwarder import Forwarder
 from gwlbtun.host.netlink import bring_up
-from gwlbtun.host.tun import open_tun
 from gwlbtun.reasons import DropReason
 from gwlbtun.wire.gwlb import INNER_MTU_BYTES, endpoint_id_to_hex
 
@@ -46,9 +46,22 @@ _LOG_EVERY_S: Final = 60
 class _Life:
     """One endpoint from its first packet to its end; ``task`` is its only owner."""
 
-    __slots__ = ("ending", "endpoint", "last_count", "last_traffic_s", "room", "room_bytes", "task")
+    __slots__ = (
+        "begun",
+        "ending",
+        "endpoint",
+        "is_left",
+        "last_count",
+        "last_traffic_s",
+        "room",
+        "room_bytes",
+        "task",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_left: bool) -> None:
+        self.is_left = is_left
+        """At the beginning: by an earlier process. At the end: for a later one."""
+        self.begun = asyncio.Event()
         self.room: list[tuple[bytes, Peer]] = []
         self.room_bytes = 0
         self.endpoint: Endpoint | None = None
@@ -69,6 +82,7 @@ class EndpointLife:
         hooks: Hooks,
         guard: ReversePathGuard,
         kernel_path: KernelPath,
+        devices: Devices,
         log: Logger,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -84,6 +98,7 @@ class EndpointLife:
         self._hooks = hooks
         self._guard = guard
         self._kernel_path = kernel_path
+        self._devices = devices
         self._log = log
         self._clock = clock
         self._lives: dict[int, _Life] = {}
@@ -119,14 +134,25 @@ class EndpointLife:
                 cause=cause.strerror,
             )
             self.forwarder.detach(endpoint)
+            self._kernel_path.release(endpoint)
             del self.open[endpoint.id]
             self._lives[endpoint.id].ending.set()
 
+    async def adopt(self) -> None:
+        """Take over the endpoints that an earlier process has left, without their CREATE hook."""
+        lives = [self._begin(i, is_left=True) for i in self._devices.left_endpoints()]
+        for life in lives:
+            await life.begun.wait()
+        self._kernel_path.adopt_uplinks()
+
     async def stop(self) -> None:
-        """End every endpoint, DESTROY hooks and all, in four seconds at most."""
+        """End every endpoint, DESTROY hooks and all, in four seconds at most; or leave them, if
+        devices are kept.
+        """
         self._is_stopping = True
         tasks = [life.task for life in self._lives.values()]
         for life in self._lives.values():
+            life.is_left = self._devices.is_kept
             life.ending.set()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_STOP_S)
@@ -182,8 +208,8 @@ class EndpointLife:
             )
         return DropReason.ENDPOINT_LIMIT
 
-    def _begin(self, endpoint_id: int) -> _Life:
-        life = self._lives[endpoint_id] = _Life()
+    def _begin(self, endpoint_id: int, *, is_left: bool = False) -> _Life:
+        life = self._lives[endpoint_id] = _Life(is_left=is_left)
         life.task = asyncio.create_task(
             self._live(endpoint_id, life), name=f"endpoint {endpoint_id_to_hex(endpoint_id)}"
         )
@@ -199,18 +225,23 @@ class EndpointLife:
         except Exception:  # noqa: BLE001 - one endpoint's fault must not become another's
             self._log.exception("endpoint failed", endpoint=endpoint.hex_id)
         finally:
-            self._tear_down(endpoint)
+            life.begun.set()
+            if life.is_left and life.endpoint is not None:
+                self._leave(endpoint)
+            else:
+                self._tear_down(endpoint)
             if life.endpoint is not None:
                 self.closed += 1
-                self._log.info("endpoint closed", endpoint=endpoint.hex_id)
+                what = "endpoint left" if life.is_left else "endpoint closed"
+                self._log.info(what, endpoint=endpoint.hex_id)
             del self._lives[endpoint_id]
             if life.room and not self._is_stopping:  # packets came while it ended
                 again = self._begin(endpoint_id)
                 again.room, again.room_bytes = life.room, life.room_bytes
 
     async def _bring_up(self, endpoint: Endpoint) -> None:
-        endpoint.gwi_fd = open_tun(endpoint.gwi)
-        endpoint.gwo_fd = open_tun(endpoint.gwo)
+        endpoint.gwi_fd = self._devices.open(endpoint.gwi)
+        endpoint.gwo_fd = self._devices.open(endpoint.gwo)
         for name in (endpoint.gwi, endpoint.gwo):
             await bring_up(name, INNER_MTU_BYTES, _QUEUE_PACKETS)
         self._guard.protect(endpoint.gwi)
@@ -218,9 +249,7 @@ class EndpointLife:
     async def _serve(self, endpoint: Endpoint, life: _Life) -> None:
         """From CREATE to DESTROY; the interfaces are there all the time."""
         target = HookTarget(endpoint.gwi, endpoint.gwo, endpoint.id)
-        create = asyncio.create_task(
-            self._hooks.run("CREATE", target), name=f"CREATE {endpoint.hex_id}"
-        )
+        create = asyncio.create_task(self._create(target, life), name=f"CREATE {endpoint.hex_id}")
         try:
             await _hold(create, life)
             self._admit(endpoint, life)
@@ -230,8 +259,17 @@ class EndpointLife:
             if not create.done():
                 create.cancel()
                 await asyncio.gather(create, return_exceptions=True)
+        if life.is_left:
+            return
         limit = _STOP_DESTROY_S if self._is_stopping else None
         await self._hooks.run("DESTROY", target, timeout_s=limit)
+
+    async def _create(self, target: HookTarget, life: _Life) -> None:
+        """An endpoint that was left has been created already."""
+        if life.is_left:
+            life.is_left = False
+        else:
+            await self._hooks.run("CREATE", target)
 
     def _admit(self, endpoint: Endpoint, life: _Life) -> None:
         """Let packets through, those that have waited first."""
@@ -250,6 +288,7 @@ class EndpointLife:
             gwo=endpoint.gwo,
             waited=len(room),
         )
+        life.begun.set()
 
     def _fail(self, endpoint: Endpoint, life: _Life, error: KernelError) -> None:
         self.failed += 1
@@ -260,6 +299,14 @@ class EndpointLife:
             "endpoint failed", endpoint=endpoint.hex_id, cause=str(error), retry_s=_RETRY_S
         )
 
+    def _leave(self, endpoint: Endpoint) -> None:
+        """Let devices and kernel path go on without us."""
+        del self.open[endpoint.id]
+        self.forwarder.detach(endpoint)
+        self._guard.release(endpoint.gwi)
+        for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
+            os.close(fd)
+
     def _tear_down(self, endpoint: Endpoint) -> None:
         """Close everything that the endpoint has; its interfaces vanish with their descriptors."""
         if self.open.get(endpoint.id) is endpoint:
@@ -267,13 +314,13 @@ class EndpointLife:
         self.forwarder.detach(endpoint)
         self._kernel_path.release(endpoint)
         self._guard.release(endpoint.gwi)
-        for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
+        for name, fd in ((endpoint.gwi, endpoint.gwi_fd), (endpoint.gwo, endpoint.gwo_fd)):
             if fd >= 0:
-                os.close(fd)
+                self._devices.close(name, fd)
         endpoint.close()
 
 
-async def _hold(create: asyncio.Task[bool], life: _Life) -> None:
+async def _hold(create: asyncio.Task[None], life: _Life) -> None:
     """Let the CREATE hook do its work before the first packet, unless it is slow or all ends."""
     ending = asyncio.create_task(life.ending.wait(), name="ending")
     try:

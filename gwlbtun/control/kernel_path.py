@@ -17,7 +17,8 @@ from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
 from gwlbtun.datapath.peers import Peer
 from gwlbtun.errors import KernelError
 from gwlbtun.host.kernel_flows import KernelFlows
-from gwlbtun.host.offload import Offload
+from gwlbtun.host.offload import Offload, OffloadSizes
+from gwlbtun.host.pins import PinDirectory
 
 DataPath = Literal["auto", "ebpf", "user"]
 _AGE_S: Final = 10
@@ -34,35 +35,59 @@ class Traffic:
 
 
 def open_kernel_path(
-    data_path: DataPath, opt_class: int, max_flows: int, max_endpoints: int, log: Logger
+    data_path: DataPath,
+    opt_class: int,
+    sizes: OffloadSizes,
+    log: Logger,
+    *,
+    is_kept: bool,
 ) -> Offload | None:
     """Load the programs, or say why not. Raises KernelError where they are demanded."""
     if data_path == "user":
         return None
+    pins = PinDirectory.of_this_namespace() if is_kept else None
     try:
-        return Offload(opt_class, max_flows, max_endpoints)
+        offload = Offload(opt_class, sizes, pins)
     except KernelError as error:
         if data_path == "ebpf":
             raise
         log.warning("all packets take the user-space path", reason=str(error))
         return None
+    if offload.is_rebuilt:
+        log.warning(
+            "the maps that were left do not fit this version or configuration: made anew, and"
+            " flows are learned again from their next packets"
+        )
+    return offload
 
 
 class KernelPath:
     """Keeps the kernel path in step with endpoints and peers; does nothing where there is none."""
 
-    def __init__(self, offload: Offload | None, limits: FlowLimits, log: Logger) -> None:
+    def __init__(
+        self, offload: Offload | None, limits: FlowLimits, log: Logger, *, is_kept: bool
+    ) -> None:
         self.flow_count = 0
         """Flows in the kernel when they were last aged."""
         self._offload = offload
+        self._is_kept = is_kept
         self._limits = limits
         self._log = log
         self._indices: dict[int, int] = {}
 
     def close(self) -> None:
-        """Detach and free everything."""
-        if self._offload is not None:
+        """Detach and free everything, or let it go on without us."""
+        if self._offload is not None and self._is_kept:
+            self._offload.leave()
+        elif self._offload is not None:
             self._offload.close()
+
+    def adopt_uplinks(self) -> None:
+        """After the endpoints that were left: take the uplinks over from an earlier process."""
+        if self._offload is not None and self._is_kept:
+            uplinks = [_interface_name(ifindex) for ifindex in self._offload.adopt_uplinks()]
+            if uplinks:
+                self._log.info("kernel path taken over", uplinks=uplinks)
 
     def allow(self, peer: Peer, ifindex: int) -> None:
         """Let a peer's packets stay in the kernel, on the interface that they come in on."""
@@ -83,7 +108,7 @@ class KernelPath:
             return
         try:
             gwi, gwo = (socket.if_nametoindex(name) for name in (endpoint.gwi, endpoint.gwo))
-            index = self._offload.add_endpoint(endpoint.id, gwi, gwo)
+            index, tag = self._offload.add_endpoint(endpoint.id, gwi, gwo)
         except (KernelError, OSError) as error:
             self._log.warning(
                 "an endpoint's packets stay in user space",
@@ -92,7 +117,7 @@ class KernelPath:
             )
             return
         self._indices[endpoint.id] = index
-        endpoint.kernel = KernelFlows(self._offload, index)
+        endpoint.kernel = KernelFlows(self._offload, tag)
 
     def release(self, endpoint: Endpoint) -> None:
         """The endpoint's interfaces are about to go."""
@@ -113,9 +138,13 @@ class KernelPath:
         """Drop flows that have been idle for too long. Runs until cancelled."""
         while self._offload is not None:
             await asyncio.sleep(_AGE_S)
-            self.flow_count = self._offload.expire(
+            left = 0
+            for step in self._offload.expire(
                 int(time.monotonic()), self._limits.tcp_idle_s, self._limits.other_idle_s
-            )
+            ):
+                left += step
+                await asyncio.sleep(0)  # packets first
+            self.flow_count = left
 
 
 def _interface_name(ifindex: int) -> str:

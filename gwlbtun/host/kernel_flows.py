@@ -15,9 +15,9 @@ _PROTOCOLS: Final = {Table.TCP: TCP, Table.UDP: UDP}
 class KernelFlows:
     """Look-ups by wire.inet's keys: the same facts, packed as abi.h wants them."""
 
-    def __init__(self, offload: Offload, index: int) -> None:
+    def __init__(self, offload: Offload, tag: int) -> None:
         self._offload = offload
-        self._index = index
+        self._tag = tag
 
     def take_over(self, inner: InnerFlow, now: int) -> None:
         """Send this flow's packets up to user space (datapath.kernel)."""
@@ -76,7 +76,7 @@ class KernelFlows:
         else:
             ports = rest
         layout = abi.FLOW_KEY6 if inner.is_ipv6 else abi.FLOW_KEY4
-        return layout.pack(addresses, ports, self._index, protocol, abi.KEY_FLOW)
+        return layout.pack(addresses, ports, self._tag, protocol, abi.KEY_FLOW)
 
     def _fragment(self, inner: InnerFlow) -> tuple[BpfMap, bytes]:
         offload = self._offload
@@ -90,7 +90,7 @@ class KernelFlows:
             addresses, ident = inner.fragment[:8], inner.fragment[8:10] + b"\0\0"
             protocol = inner.fragment[10]
         layout = abi.FLOW_KEY6 if inner.is_ipv6 else abi.FLOW_KEY4
-        return layout.pack(addresses, ident, self._index, protocol, abi.KEY_FRAGMENT)
+        return layout.pack(addresses, ident, self._tag, protocol, abi.KEY_FRAGMENT)
 
     def _error(self, inner: InnerFlow, quote: InnerFlow) -> tuple[BpfMap, bytes]:
         quoted = self._flow_key(quote, quote.key) if quote.key else self._fragment_key(quote)

@@ -1,8 +1,7 @@
 """A thin ctypes binding of the distribution's own libbpf, as far as it is needed.
 
 libbpf reads the object file, relocates maps, applies constants and loads the programs; nothing of
-that is done here. Two bpf(2) commands that older libbpf versions wrap differently, or not at all,
-are called directly: BPF_LINK_CREATE for tcx, BPF_LINK_UPDATE.
+that is done here. Attaching is host.attach's.
 """
 
 from __future__ import annotations
@@ -11,31 +10,13 @@ import ctypes
 import ctypes.util
 import errno
 import os
-import platform
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from gwlbtun.errors import KernelError
 
-_SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}
-_BPF_LINK_CREATE: Final = 28
-_BPF_LINK_UPDATE: Final = 29
-_LINK_CREATE: Final = struct.Struct("=IIIIIIQ")
-"""Program, interface, attach type, flags; relative to (fd, pad), expected revision."""
-_LINK_UPDATE: Final = struct.Struct("=IIII")
-_BPF_TC_INGRESS: Final = 1
-_BPF_TC_EGRESS: Final = 2
-_BPF_TC_F_REPLACE: Final = 1
-_PRIORITY: Final = 49152
-"""Of our clsact filters: behind all that users put there."""
-TCX_INGRESS: Final = 46
-TCX_EGRESS: Final = 47
 _BATCH: Final = 16384
-_BPF_PROG_TYPE_SCHED_CLS: Final = 3
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _TestRun(ctypes.Structure):
@@ -106,36 +87,12 @@ def _declare(library: ctypes.CDLL) -> None:
     library.libbpf_set_print(None)  # its errors come back as codes
 
 
-def _check(code: int, what: str) -> int:
+def check(code: int, what: str) -> int:
     """What libbpf returns: a negative errno (1.0 and later) or -1 with errno set (before)."""
     if code >= 0:
         return code
     number = -code if code < -1 else ctypes.get_errno() or -code
     raise KernelError(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
-
-
-class _TcHook(ctypes.Structure):
-    """struct bpf_tc_hook."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("ifindex", ctypes.c_int),
-        ("attach_point", ctypes.c_int),
-        ("parent", ctypes.c_uint32),
-    )
-
-
-class _TcOptions(ctypes.Structure):
-    """struct bpf_tc_opts."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("program", ctypes.c_int),
-        ("flags", ctypes.c_uint32),
-        ("program_id", ctypes.c_uint32),
-        ("handle", ctypes.c_uint32),
-        ("priority", ctypes.c_uint32),
-    )
 
 
 class BpfMap:
@@ -159,18 +116,18 @@ class BpfMap:
         stride = (self.value_bytes + 7) & ~7
         cpus = self._library.libbpf_num_possible_cpus()
         values = ctypes.create_string_buffer(stride * cpus)
-        _check(self._library.bpf_map_lookup_elem(self.fd, key, values), "cannot read a BPF map")
+        check(self._library.bpf_map_lookup_elem(self.fd, key, values), "cannot read a BPF map")
         return [values.raw[i * stride : i * stride + self.value_bytes] for i in range(cpus)]
 
     def put_per_cpu(self, key: bytes, value: bytes) -> None:
         """Write the same value for every CPU, of a per-CPU map."""
         padded = value.ljust((self.value_bytes + 7) & ~7, b"\0")
         values = padded * self._library.libbpf_num_possible_cpus()
-        _check(self._library.bpf_map_update_elem(self.fd, key, values, 0), "cannot write a BPF map")
+        check(self._library.bpf_map_update_elem(self.fd, key, values, 0), "cannot write a BPF map")
 
     def put(self, key: bytes, value: bytes) -> None:
         """Add or replace. Raises KernelError, above all when a map that is no LRU is full."""
-        _check(self._library.bpf_map_update_elem(self.fd, key, value, 0), "cannot write a BPF map")
+        check(self._library.bpf_map_update_elem(self.fd, key, value, 0), "cannot write a BPF map")
 
     def delete(self, key: bytes) -> bool:
         """Remove; False when it was not there."""
@@ -197,7 +154,7 @@ class BpfMap:
             first = False
             is_last = code < 0 and errno.ENOENT in (-code, ctypes.get_errno())
             if not is_last:
-                _check(code, "cannot read a BPF map")
+                check(code, "cannot read a BPF map")
             yield (
                 keys.raw[: count.value * self.key_bytes],
                 values.raw[: count.value * self.value_bytes],
@@ -239,32 +196,39 @@ class BpfObject:
 
     def set_max_entries(self, name: str, entries: int) -> None:
         """Size a map, before loading."""
-        _check(
+        check(
             self._library.bpf_map__set_max_entries(self._maps[name], entries),
             f"cannot give the BPF map {name} {entries} entries",
         )
+
+    def set_pin_paths(self, directory: Path) -> None:
+        """Use the maps that are pinned there, or pin new ones there, when loading."""
+        for name, pointer in self._maps.items():
+            if not name.endswith(".rodata"):
+                code = self._library.bpf_map__set_pin_path(pointer, str(directory / name).encode())
+                check(code, f"cannot pin the BPF map {name}")
 
     def set_constants(self, value: bytes) -> None:
         """The .rodata section, before loading."""
         (pointer,) = (p for n, p in self._maps.items() if n.endswith(".rodata"))
         code = self._library.bpf_map__set_initial_value(pointer, value, len(value))
-        _check(code, "cannot set the BPF programs' constants")
+        check(code, "cannot set the BPF programs' constants")
 
     def load(self) -> None:
         """Create the maps and let the verifier look at the programs."""
-        _check(self._library.bpf_object__load(self._object), "the kernel refuses the BPF programs")
+        check(self._library.bpf_object__load(self._object), "the kernel refuses the BPF programs")
 
     def program(self, name: str) -> int:
         """A program's descriptor, after loading."""
         pointer = self._library.bpf_object__find_program_by_name(self._object, name.encode())
         if not pointer:
             raise KernelError(f"the object file has no program {name}")
-        return _check(self._library.bpf_program__fd(pointer), f"program {name} is not loaded")
+        return check(self._library.bpf_program__fd(pointer), f"program {name} is not loaded")
 
     def map(self, name: str) -> BpfMap:
         """A map, after loading."""
         pointer = self._maps[name]
-        fd = _check(self._library.bpf_map__fd(pointer), f"map {name} is not loaded")
+        fd = check(self._library.bpf_map__fd(pointer), f"map {name} is not loaded")
         library = self._library
         sizes = library.bpf_map__key_size(pointer), library.bpf_map__value_size(pointer)
         return BpfMap(library, fd, *sizes)
@@ -285,7 +249,7 @@ class BpfObject:
             ctx_size_in=len(context),
         )
         code = self._library.bpf_prog_test_run_opts(program, ctypes.byref(options))
-        _check(code, "cannot run a BPF program on a packet")
+        check(code, "cannot run a BPF program on a packet")
         return options.retval, output.raw[: options.data_size_out]
 
     def _walk_maps(self) -> Iterator[tuple[str, Any]]:
@@ -293,62 +257,3 @@ class BpfObject:
         while pointer:
             yield self._library.bpf_map__name(pointer).decode(), pointer
             pointer = self._library.bpf_object__next_map(self._object, pointer)
-
-
-class TcFilter:
-    """A program as a clsact filter, for kernels without tcx."""
-
-    def __init__(self, program: int, ifindex: int, *, is_egress: bool) -> None:
-        self._library = load_library()
-        point = _BPF_TC_EGRESS if is_egress else _BPF_TC_INGRESS
-        self._hook = _TcHook(ctypes.sizeof(_TcHook), ifindex, point, 0)
-        self._options = _TcOptions(
-            size=ctypes.sizeof(_TcOptions),
-            program=program,
-            handle=1,
-            priority=_PRIORITY,
-            flags=_BPF_TC_F_REPLACE,
-        )
-        code = self._library.bpf_tc_hook_create(ctypes.byref(self._hook))
-        if code not in (0, -errno.EEXIST):
-            _check(code, f"cannot add clsact to interface {ifindex}")
-        code = self._library.bpf_tc_attach(ctypes.byref(self._hook), ctypes.byref(self._options))
-        _check(code, f"cannot attach to interface {ifindex}")
-
-    def close(self) -> None:
-        """Detach; the clsact queue stays, others may use it."""
-        self._options.program = self._options.flags = self._options.program_id = 0
-        self._library.bpf_tc_detach(ctypes.byref(self._hook), ctypes.byref(self._options))
-
-
-class TcxLink:
-    """A program as a tcx link (6.6): it detaches with its last descriptor."""
-
-    def __init__(self, program: int, ifindex: int, *, is_egress: bool) -> None:
-        self.fd = attach_tcx(program, ifindex, TCX_EGRESS if is_egress else TCX_INGRESS)
-
-    def close(self) -> None:
-        """Detach."""
-        os.close(self.fd)
-
-
-def attach_tcx(program: int, ifindex: int, attach_type: int) -> int:
-    """Attach a tc program in front of an interface's queue; the link's descriptor.
-
-    Closing it detaches. Raises KernelError, with EINVAL where the kernel is older than 6.6.
-    """
-    attributes = _LINK_CREATE.pack(program, ifindex, attach_type, 0, 0, 0, 0)
-    return _bpf(_BPF_LINK_CREATE, attributes, f"cannot attach to interface {ifindex}")
-
-
-def update_link(link: int, program: int) -> None:
-    """Replace a link's program between two packets."""
-    _bpf(_BPF_LINK_UPDATE, _LINK_UPDATE.pack(link, program, 0, 0), "cannot replace a BPF program")
-
-
-def _bpf(command: int, attributes: bytes, what: str) -> int:
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    number = _SYS_BPF.get(platform.machine())
-    if number is None:
-        raise KernelError(f"{what}: {platform.machine()} is neither x86_64 nor aarch64")
-    return _check(_libc.syscall(number, command, buffer, len(attributes)), what)

@@ -11,83 +11,162 @@ from __future__ import annotations
 
 import platform
 import re
-import struct
-import sys
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
-from gwlbtun.host.libbpf import BpfMap, BpfObject, TcFilter, TcxLink
+from gwlbtun.host.attach import TcFilter, TcxLink
+from gwlbtun.host.libbpf import BpfMap, BpfObject
+from gwlbtun.host.pins import PinDirectory
 from gwlbtun.wire.inet import TCP
 
 OBJECT_FILE: Final = Path(__file__).parents[1] / "bpf" / "gwlbtun.bpf.o"
+FLOW_MAPS: Final = ("flows4", "flows6", "fragments4", "fragments6", "errors4", "errors6")
 _DECAP_L3_SINCE: Final = (6, 3)
 _TCX_SINCE: Final = (6, 6)
 
 
+@dataclass(frozen=True, slots=True)
+class OffloadSizes:
+    """How much the maps hold."""
+
+    max_flows: int
+    max_endpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """An endpoint in the maps."""
+
+    index: int
+    tag: int
+    gwi: int
+    gwo: int
+
+
 class Offload:
-    """The loaded programs and their maps."""
+    """The loaded programs and their maps; with ``pins`` they outlive this process."""
 
     def __init__(
-        self, opt_class: int, max_flows: int, max_endpoints: int, *, object_file: Path = OBJECT_FILE
+        self,
+        opt_class: int,
+        sizes: OffloadSizes,
+        pins: PinDirectory | None = None,
+        *,
+        object_file: Path = OBJECT_FILE,
     ) -> None:
         """Load the programs. Raises KernelError with the reason why the kernel path cannot be."""
         if not object_file.exists():
             raise KernelError(f"{object_file.name} was not built into this package")
-        version = _kernel_version()
-        self._has_tcx = version >= _TCX_SINCE
+        self.uplinks: dict[int, str | None] = {}
+        """Interfaces that packets came from, and why one stays with user space, or None."""
+        self.is_rebuilt = False
+        """Whether pinned maps had to give way: another ABI version or other sizes."""
+        self._opt_class = opt_class
+        self._sizes = sizes
+        self._pins = pins
+        self._version = _kernel_version()
+        self._attached: dict[int, TcFilter | TcxLink] = {}
+        self._served: dict[int, _Served] = {}
+        self._load_any(object_file)
+        self._adopt_entries()
+
+    def _load_any(self, object_file: Path) -> None:
+        """With pinned maps if they fit, else with new ones in their place."""
+        pins = self._pins
+        if pins is None:
+            self._load(object_file)
+            return
+        pins.create()
+        pins.forget_dead_links()
+        self.is_rebuilt = pins.has_other_version()
+        try:
+            self._load(object_file)
+        except KernelError:
+            if not any(pins.maps.iterdir()):
+                raise
+            self.is_rebuilt = True
+            pins.forget_maps(is_own_version=True)
+            self._load(object_file)
+
+    def _load(self, object_file: Path) -> None:
         self._object = BpfObject(object_file)
         try:
-            self._load(opt_class, max_flows, max_endpoints, version)
+            self._size_and_load()
         except KernelError:
             self._object.close()
             raise
-        self._attached: dict[int, TcFilter | TcxLink] = {}
-        self._served: dict[int, tuple[int, int, int]] = {}
-        self._free = list(range(max_endpoints - 1, -1, -1))
-        self.uplinks: dict[int, str | None] = {}
-        """Interfaces that packets came from, and why one stays with user space, or None."""
-
-    def _load(
-        self, opt_class: int, max_flows: int, max_endpoints: int, version: tuple[int, int]
-    ) -> None:
-        self._object.set_constants(
-            abi.SETTINGS.pack(
-                opt_class.to_bytes(2, "big"), version >= _DECAP_L3_SINCE, abi.ABI_VERSION
-            )
-        )
-        for name, entries in (
-            ("flows4", max_flows),
-            ("flows6", max_flows),
-            ("endpoints", max_endpoints),
-            ("devices", 2 * max_endpoints),
-            ("counts", max_endpoints),
-        ):
-            self._object.set_max_entries(name, entries)
-        self._object.load()
         self._decap = self._object.program("decap")
         self._encap = self._object.program("encap")
         self._endpoints = self._object.map("endpoints")
         self._devices = self._object.map("devices")
         self._tunnels = self._object.map("tunnels")
         self._counts = self._object.map("counts")
-        self.flows4 = self._object.map("flows4")
-        self.flows6 = self._object.map("flows6")
-        self.fragments4 = self._object.map("fragments4")
-        self.fragments6 = self._object.map("fragments6")
-        self.errors4 = self._object.map("errors4")
-        self.errors6 = self._object.map("errors6")
-        self._flow_maps = (
-            *(self.flows4, self.flows6, self.fragments4, self.fragments6),
-            *(self.errors4, self.errors6),
+        self.flows4, self.flows6, self.fragments4, self.fragments6, self.errors4, self.errors6 = (
+            self._object.map(name) for name in FLOW_MAPS
         )
+
+    def _size_and_load(self) -> None:
+        has_decap_l3 = self._version >= _DECAP_L3_SINCE
+        opt_class = self._opt_class.to_bytes(2, "big")
+        self._object.set_constants(abi.SETTINGS.pack(opt_class, has_decap_l3, abi.ABI_VERSION))
+        for name, entries in (
+            ("flows4", self._sizes.max_flows),
+            ("flows6", self._sizes.max_flows),
+            ("endpoints", self._sizes.max_endpoints),
+            ("devices", 2 * self._sizes.max_endpoints),
+            ("counts", self._sizes.max_endpoints),
+        ):
+            self._object.set_max_entries(name, entries)
+        if self._pins is not None:
+            self._object.set_pin_paths(self._pins.maps)
+        self._object.load()
+
+    def _adopt_entries(self) -> None:
+        """What pinned maps know of endpoints: their flows stay valid with their tags."""
+        for keys, values in self._endpoints.batches():
+            for (endpoint_id,), (gwi, gwo, index, tag, _) in zip(
+                abi.ENDPOINT_KEY.iter_unpack(keys), abi.ENDPOINT.iter_unpack(values), strict=True
+            ):
+                self._served[endpoint_id] = _Served(index, tag, gwi, gwo)
+        used = {served.index for served in self._served.values()}
+        self._free = [i for i in reversed(range(self._sizes.max_endpoints)) if i not in used]
+        self._next_tag = max((served.tag for served in self._served.values()), default=0) + 1
+
+    def leave(self) -> None:
+        """Let the pins hold everything: packets go on without this process."""
+        for attached in self._attached.values():
+            attached.leave()
+        self._object.close()
 
     def close(self) -> None:
         """Detach everything and free the maps."""
         for ifindex in list(self._attached):
             self._detach(ifindex)
         self._object.close()
+        if self._pins is not None:
+            self._pins.remove()
+
+    def adopt_uplinks(self) -> list[int]:
+        """Put this process's programs in the place of an earlier one's; their interfaces. After
+        the endpoints are adopted: a new program with new maps must know them first.
+        """
+        if self._pins is None:
+            return []
+        devices = {i for served in self._served.values() for i in (served.gwi, served.gwo)}
+        for ifindex, path in list(self._pins.links()):
+            if ifindex in self._attached:
+                continue
+            if ifindex in devices:
+                path.unlink()
+            else:
+                self.add_uplink(ifindex, f"interface {ifindex}")
+        self._pins.forget_maps(is_own_version=False)
+        return list(self.uplinks)
 
     def add_uplink(self, ifindex: int, name: str) -> str | None:
         """Watch an interface that GWLB packets come from; why not, or None."""
@@ -99,61 +178,59 @@ class Offload:
         """Let packets between these addresses stay in the kernel."""
         self._tunnels.put(abi.TUNNEL_KEY.pack(gwlb, appliance), b"\1")
 
-    def add_endpoint(self, endpoint_id: int, gwi: int, gwo: int) -> int:
-        """Serve an endpoint by its interface indices; its own index. Raises KernelError."""
-        if not self._free:
-            raise KernelError("the kernel path has no room for one more endpoint")
-        index = self._free.pop()
-        self._served[endpoint_id] = (index, gwi, gwo)
+    def add_endpoint(self, endpoint_id: int, gwi: int, gwo: int) -> tuple[int, int]:
+        """Serve an endpoint by its interface indices; the index of its counters and the tag of its
+        flows. Raises KernelError.
+        """
+        known = self._served.get(endpoint_id)
+        if known is not None and (known.gwi, known.gwo) != (gwi, gwo):
+            self.remove_endpoint(endpoint_id)  # of an earlier life: its devices are gone
+            known = None
+        served = known or self._new(gwi, gwo)
+        self._served[endpoint_id] = served
         try:
             for ifindex in (gwi, gwo):
-                self._devices.put(abi.DEVICE.pack(ifindex), abi.DEVICE.pack(index))
+                key = abi.DEVICE_KEY.pack(ifindex)
+                self._devices.put(key, abi.DEVICE.pack(served.index, served.tag))
                 self._attach(ifindex, self._encap, is_egress=True)
-            self._endpoints.put(
-                abi.ENDPOINT_KEY.pack(endpoint_id), abi.ENDPOINT.pack(gwi, gwo, index, 0)
-            )
+            value = abi.ENDPOINT.pack(gwi, gwo, served.index, served.tag, 0)
+            self._endpoints.put(abi.ENDPOINT_KEY.pack(endpoint_id), value)
         except KernelError:
             self.remove_endpoint(endpoint_id)
             raise
-        return index
+        return served.index, served.tag
+
+    def _new(self, gwi: int, gwo: int) -> _Served:
+        if not self._free:
+            raise KernelError("the kernel path has no room for one more endpoint")
+        index, tag = self._free.pop(), self._next_tag
+        self._next_tag = tag % 0xFFFF + 1
+        self._counts.put_per_cpu(abi.COUNTERS_KEY.pack(index), bytes(abi.COUNTERS.size))
+        return _Served(index, tag, gwi, gwo)
 
     def remove_endpoint(self, endpoint_id: int) -> None:
-        """Leave an endpoint's packets to user space. Its flows are of no use to anyone and go."""
-        index, *interfaces = self._served.pop(endpoint_id)
+        """Leave an endpoint's packets to user space. Its flows age: nobody has their tag."""
+        served = self._served.pop(endpoint_id)
         self._endpoints.delete(abi.ENDPOINT_KEY.pack(endpoint_id))
-        for ifindex in interfaces:
+        for ifindex in (served.gwi, served.gwo):
             self._detach(ifindex)
-            self._devices.delete(abi.DEVICE.pack(ifindex))
-        self._forget_flows(index)
-        self._counts.put_per_cpu(struct.pack("=I", index), bytes(abi.COUNTERS.size))
-        self._free.append(index)
+            self._devices.delete(abi.DEVICE_KEY.pack(ifindex))
+        self._free.append(served.index)
 
     def counters(self, index: int) -> tuple[int, int, int, int]:
         """Packets in, bytes in, packets out, bytes out."""
-        per_cpu = map(abi.COUNTERS.unpack, self._counts.get_per_cpu(struct.pack("=I", index)))
-        packets_in, bytes_in, packets_out, bytes_out = map(sum, zip(*per_cpu, strict=True))
+        values = self._counts.get_per_cpu(abi.COUNTERS_KEY.pack(index))
+        packets_in, bytes_in, packets_out, bytes_out = map(
+            sum, zip(*map(abi.COUNTERS.unpack, values), strict=True)
+        )
         return packets_in, bytes_in, packets_out, bytes_out
 
-    def expire(self, now_s: int, tcp_idle_s: int, other_idle_s: int) -> int:
-        """Drop idle flows; how many are left. Costs about half a second per million."""
-        left = 0
+    def expire(self, now_s: int, tcp_idle_s: int, other_idle_s: int) -> Iterator[int]:
+        """Drop idle flows, some thousand at each step; how many of those are left. All steps
+        together cost about half a second per million flows.
+        """
         for table in (self.flows4, self.flows6):
-            left += _expire(table, now_s, tcp_idle_s, other_idle_s)
-        return left
-
-    def _forget_flows(self, index: int) -> None:
-        for table in self._flow_maps:
-            offset = table.key_bytes - 4  # of the endpoint's index, in the key or in its quote
-            wanted = index.to_bytes(2, sys.byteorder)
-            for keys, _ in table.batches():
-                size = table.key_bytes
-                table.delete_batch(
-                    b"".join(
-                        keys[i : i + size]
-                        for i in range(0, len(keys), size)
-                        if keys[i + offset : i + offset + 2] == wanted
-                    )
-                )
+            yield from _expire(table, now_s, tcp_idle_s, other_idle_s)
 
     def _try_uplink(self, ifindex: int, name: str) -> str | None:
         try:
@@ -163,8 +240,9 @@ class Offload:
         return None
 
     def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
-        kind = TcxLink if self._has_tcx else TcFilter
-        self._attached[ifindex] = kind(program, ifindex, is_egress=is_egress)
+        kind = TcxLink if self._version >= _TCX_SINCE else TcFilter
+        pin = self._pins.link(ifindex) if self._pins is not None else None
+        self._attached[ifindex] = kind(program, ifindex, is_egress=is_egress, pin=pin)
 
     def _detach(self, ifindex: int) -> None:
         attached = self._attached.pop(ifindex, None)
@@ -172,9 +250,16 @@ class Offload:
             attached.close()
 
 
-def _expire(table: BpfMap, now_s: int, tcp_idle_s: int, other_idle_s: int) -> int:
+def remove_left_filters() -> None:
+    """Remove the filters of a daemon that was killed, on kernels whose filters outlive it."""
+    if _kernel_version() < _TCX_SINCE:
+        for ifindex, _ in socket.if_nameindex():
+            for is_egress in (False, True):
+                TcFilter.remove(ifindex, is_egress=is_egress)
+
+
+def _expire(table: BpfMap, now_s: int, tcp_idle_s: int, other_idle_s: int) -> Iterator[int]:
     """One table: whole batches at a time, so that a million entries take no million steps."""
-    left = 0
     size = table.key_bytes
     for keys, values in table.batches():
         seen = memoryview(values).cast("I")[abi.SEEN_WORD :: abi.FLOW.size // 4].tolist()
@@ -185,8 +270,7 @@ def _expire(table: BpfMap, now_s: int, tcp_idle_s: int, other_idle_s: int) -> in
             if second < now_s - (tcp_idle_s if protocols[i] == TCP else other_idle_s)
         ]
         table.delete_batch(b"".join(keys[i * size : (i + 1) * size] for i in old))
-        left += len(seen) - len(old)
-    return left
+        yield len(seen) - len(old)
 
 
 def _kernel_version() -> tuple[int, int]:

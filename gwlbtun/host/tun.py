@@ -15,6 +15,7 @@ from typing import Final
 from gwlbtun.errors import KernelError
 
 _TUNSETIFF: Final = 0x400454CA
+_TUNSETPERSIST: Final = 0x400454CB
 _TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
@@ -54,3 +55,8 @@ def has_device(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def set_persistent(fd: int, *, is_persistent: bool) -> None:
+    """Let the device outlive its descriptors, or not."""
+    fcntl.ioctl(fd, _TUNSETPERSIST, int(is_persistent))

@@ -154,6 +154,18 @@ def endpoint_id_to_base60(endpoint_id: int) -> str:
             return digits
 
 
+def endpoint_id_from_interface(name: str) -> int | None:
+    """The endpoint of ``gwi-<X>`` or ``gwo-<X>``; None for any other name."""
+    prefix, _, digits = name.partition("-")
+    if prefix not in ("gwi", "gwo") or not digits or not set(digits) <= set(_DIGITS):
+        return None
+    number = 0
+    for digit in digits:
+        number = number * len(_DIGITS) + _DIGITS.index(digit)
+    is_canonical = not number >> 64 and name in endpoint_interfaces(number)
+    return number if is_canonical else None
+
+
 def endpoint_interfaces(endpoint_id: int) -> tuple[str, str]:
     """The names of an endpoint's two interfaces, at most 15 characters each."""
     suffix = endpoint_id_to_base60(endpoint_id)

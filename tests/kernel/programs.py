@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from gwlbtun.bpf import abi
 from gwlbtun.host.kernel_flows import KernelFlows
-from gwlbtun.host.offload import Offload
+from gwlbtun.host.offload import Offload, OffloadSizes
 from tests.vectors.geneve import NODE, Node
 
 REDIRECT: Final = 7
@@ -27,11 +26,11 @@ class Programs(Offload):
 
     def serve(self, endpoint_id: int, gwi: int = _LOOPBACK) -> KernelFlows:
         """Know an endpoint; its flows."""
-        index = len(self._served)
-        self._served[endpoint_id] = (index, gwi, gwi)
-        key = abi.ENDPOINT_KEY.pack(endpoint_id)
-        self._endpoints.put(key, abi.ENDPOINT.pack(gwi, gwi, index, 0))
-        return KernelFlows(self, index)
+        _, tag = self.add_endpoint(endpoint_id, gwi, gwi)
+        return KernelFlows(self, tag)
+
+    def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
+        """Not here."""
 
     def decap(self, datagram: bytes, node: Node = NODE) -> bytes | None:
         """Run a datagram of a GWLB node through decap: the inner packet, or None when it is left
@@ -49,6 +48,6 @@ class Programs(Offload):
 @contextlib.contextmanager
 def programs(opt_class: int = 0x0108, max_flows: int = 1000) -> Iterator[Programs]:
     """Programs with empty maps that take packets of the usual node."""
-    with contextlib.closing(Programs(opt_class, max_flows, 64)) as loaded:
+    with contextlib.closing(Programs(opt_class, OffloadSizes(max_flows, 64))) as loaded:
         loaded.allow(NODE.source, NODE.destination)
         yield loaded

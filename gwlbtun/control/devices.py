@@ -1,0 +1,86 @@
+"""The endpoints' devices: opened, kept over a restart where that is wanted, and closed.
+
+Kept means: persistent, and a copy of the descriptor in a store (the service manager's, or a keeper
+process), so that a device keeps its carrier and its packets while the daemon is away.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+from gwlbtun.errors import KernelError
+from gwlbtun.host.tun import open_tun, set_persistent
+from gwlbtun.wire.gwlb import endpoint_id_from_interface, endpoint_interfaces
+
+
+class DescriptorStore(Protocol):
+    """Holds copies of descriptors by name: host.keeper.Keeper, host.systemd.SystemdStore."""
+
+    def take(self) -> dict[str, int]:
+        """Copies of everything that is held."""
+
+    def put(self, name: str, fd: int) -> None:
+        """Hold a copy."""
+
+    def drop(self, name: str) -> None:
+        """Close the copy."""
+
+
+class Devices:
+    """Opens and closes TUN devices; ``store`` says that they are kept."""
+
+    def __init__(self, store: DescriptorStore | None) -> None:
+        self.is_kept = store is not None
+        self._store = store
+        self._held = store.take() if store else {}
+
+    def left_endpoints(self) -> list[int]:
+        """Endpoints whose two devices an earlier process has left."""
+        if not self.is_kept:
+            return []
+        names = {name for _, name in socket.if_nameindex()}
+        return [i for i in endpoint_ids(names) if names.issuperset(endpoint_interfaces(i))]
+
+    def open(self, name: str) -> int:
+        """Open a device, or take over the one that was left. Raises KernelError."""
+        fd = self._held.pop(name, None)
+        if fd is None:
+            fd = open_tun(name)
+        if self._store is not None:
+            set_persistent(fd, is_persistent=True)
+            self._store.put(name, fd)
+        return fd
+
+    def close(self, name: str, fd: int) -> None:
+        """Close a device, which removes it."""
+        if self._store is not None:
+            self._store.drop(name)
+            set_persistent(fd, is_persistent=False)
+        os.close(fd)
+
+
+def endpoint_ids(names: set[str]) -> Iterator[int]:
+    """The endpoints that have a ``gwi`` device among these."""
+    for name in sorted(names):
+        endpoint_id = endpoint_id_from_interface(name)
+        if endpoint_id is not None and name.startswith("gwi-"):
+            yield endpoint_id
+
+
+def remove_left_devices() -> list[str]:
+    """Remove devices that nobody has open any more; their names. Raises KernelError when a process
+    still has one.
+    """
+    names = [name for _, name in socket.if_nameindex()]
+    left = [name for name in names if endpoint_id_from_interface(name) is not None]
+    for name in left:
+        try:
+            fd = open_tun(name)
+        except KernelError as error:
+            raise KernelError(f"{name} is in use: stop the daemon first ({error})") from error
+        set_persistent(fd, is_persistent=False)
+        os.close(fd)
+    return left
