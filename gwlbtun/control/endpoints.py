@@ -276,11 +276,12 @@ class EndpointLife:
         life.endpoint = self.open[endpoint.id] = endpoint
         life.last_traffic_s = int(self._clock())
         self.opened += 1
+        self._kernel_path.take(endpoint)
         self.forwarder.attach(endpoint)
         room, life.room, life.room_bytes = life.room, [], 0
         for datagram, peer in room:
             self.forwarder.deliver(datagram, peer)
-        self._kernel_path.take(endpoint)  # not before: packets would pass by those that waited
+        self._kernel_path.admit(endpoint)
         self._log.info(
             "endpoint open",
             endpoint=endpoint.hex_id,

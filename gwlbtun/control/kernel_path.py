@@ -103,21 +103,36 @@ class KernelPath:
         self._offload.allow(peer.source, peer.destination)
 
     def take(self, endpoint: Endpoint) -> None:
-        """Serve an endpoint whose interfaces are up."""
+        """Serve what goes out of an endpoint's interfaces; from now on user space marks the flows
+        that it learns, so that the kernel does not answer them with what it knows of the reverse.
+        """
         if self._offload is None:
             return
         try:
             gwi, gwo = (socket.if_nametoindex(name) for name in (endpoint.gwi, endpoint.gwo))
             index, tag = self._offload.add_endpoint(endpoint.id, gwi, gwo)
         except (KernelError, OSError) as error:
-            self._log.warning(
-                "an endpoint's packets stay in user space",
-                endpoint=endpoint.hex_id,
-                reason=str(error),
-            )
+            self._stay_in_user_space(endpoint, error)
             return
         self._indices[endpoint.id] = index
         endpoint.kernel = KernelFlows(self._offload, tag)
+
+    def admit(self, endpoint: Endpoint) -> None:
+        """Serve what comes in for the endpoint, too: after the packets that waited for it."""
+        if self._offload is None or endpoint.kernel is None:
+            return
+        try:
+            self._offload.admit_endpoint(endpoint.id)
+        except KernelError as error:
+            self.release(endpoint)
+            self._stay_in_user_space(endpoint, error)
+
+    def _stay_in_user_space(self, endpoint: Endpoint, cause: Exception) -> None:
+        self._log.warning(
+            "an endpoint's packets stay in user space",
+            endpoint=endpoint.hex_id,
+            reason=str(cause),
+        )
 
     def release(self, endpoint: Endpoint) -> None:
         """The endpoint's interfaces are about to go."""

@@ -179,8 +179,8 @@ class Offload:
         self._tunnels.put(abi.TUNNEL_KEY.pack(gwlb, appliance), b"\1")
 
     def add_endpoint(self, endpoint_id: int, gwi: int, gwo: int) -> tuple[int, int]:
-        """Serve an endpoint by its interface indices; the index of its counters and the tag of its
-        flows. Raises KernelError.
+        """Serve what goes out of an endpoint's interfaces; the index of its counters and the tag of
+        its flows. What comes in follows with ``admit_endpoint``. Raises KernelError.
         """
         known = self._served.get(endpoint_id)
         if known is not None and (known.gwi, known.gwo) != (gwi, gwo):
@@ -193,12 +193,16 @@ class Offload:
                 key = abi.DEVICE_KEY.pack(ifindex)
                 self._devices.put(key, abi.DEVICE.pack(served.index, served.tag))
                 self._attach(ifindex, self._encap, is_egress=True)
-            value = abi.ENDPOINT.pack(gwi, gwo, served.index, served.tag, 0)
-            self._endpoints.put(abi.ENDPOINT_KEY.pack(endpoint_id), value)
         except KernelError:
             self.remove_endpoint(endpoint_id)
             raise
         return served.index, served.tag
+
+    def admit_endpoint(self, endpoint_id: int) -> None:
+        """From now on serve what comes in for the endpoint, too. Raises KernelError."""
+        served = self._served[endpoint_id]
+        value = abi.ENDPOINT.pack(served.gwi, served.gwo, served.index, served.tag, 0)
+        self._endpoints.put(abi.ENDPOINT_KEY.pack(endpoint_id), value)
 
     def _new(self, gwi: int, gwo: int) -> _Served:
         if not self._free:

@@ -27,6 +27,7 @@ class Programs(Offload):
     def serve(self, endpoint_id: int, gwi: int = _LOOPBACK) -> KernelFlows:
         """Know an endpoint; its flows."""
         _, tag = self.add_endpoint(endpoint_id, gwi, gwi)
+        self.admit_endpoint(endpoint_id)
         return KernelFlows(self, tag)
 
     def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
