@@ -36,7 +36,6 @@ other commands (each has -h):
   gwlbtun lab ...             a load balancer to test against"""
 
 _LIST: Final = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
-_INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 _MEBIBYTE: Final = 1 << 20
 
 _NO_EFFECT: Final = {
@@ -46,8 +45,7 @@ _NO_EFFECT: Final = {
     "--tunaffinity": "use CPUAffinity= of the service's unit",
     "--busypoll": "packets are read in batches, which busy polling would not speed up",
     "--reserve": "memory is taken as flows come, up to --max-flows",
-    "--ebpf": "the object of another program is not loaded",
-    "--ebpf-interface": "the object of another program is not loaded",
+    "--ebpf": "the kernel path is part of the package; --datapath chooses",
 }
 
 
@@ -199,6 +197,25 @@ def _daemon_parser() -> _Parser:
 def _add_traffic_options(group: argparse._ArgumentGroup) -> None:
     _add(group, "--provider", "provider", str, "NAME", f"{' or '.join(PROFILES)}, default aws")
     _add(group, "--datapath", "datapath", str, "WHICH", "auto, ebpf or user, default auto")
+    for names, dest, metavar, text in (
+        ("-I/--ebpf-interface", "uplinks", "IFNAME", "uplink of the kernel path (repeatable)"),
+        (
+            "--hairpin",
+            "hairpin_endpoints",
+            "ENDPOINT-ID",
+            "return its packets at once (repeatable)",
+        ),
+    ):
+        group.add_argument(
+            *names.split("/"), dest=dest, action="append", metavar=metavar, help=text
+        )
+    group.add_argument(
+        "--xdp",
+        dest="hairpin_xdp",
+        action="store_const",
+        const=True,
+        help="return them at the driver, if it allows",
+    )
     group.add_argument(
         "--allow-source",
         dest="allowed_sources",
@@ -249,7 +266,6 @@ def _add_reference_options(group: argparse._ArgumentGroup) -> None:
         ("--busypoll", _whole, "USEC"),
         ("--reserve", str, "..."),
         ("-e/--ebpf", _object_file, "OBJFILE"),
-        ("-I/--ebpf-interface", _interface, "IFNAME"),
     ):
         _add(group, name, name.split("/")[-1], read, metavar, None)
 
@@ -303,12 +319,6 @@ def _cpu_list(text: str) -> str:
     parts = [part.partition("-") for part in text.split(",")]
     if not _LIST.fullmatch(text) or any(dash and int(a) > int(b) for a, dash, b in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of processors such as 1-2,4,7-8")
-    return text
-
-
-def _interface(text: str) -> str:
-    if not _INTERFACE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of an interface")
     return text
 
 

@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from gwlbtun.errors import ConfigError
-from gwlbtun.wire.gwlb import PROFILES
+from gwlbtun.wire.gwlb import PROFILES, parse_endpoint_id
 
 SECTIONS: Final = ("core", "udp", "geneve", "tunnel", "healthcheck")
 """What can be given a log level of its own."""
@@ -49,6 +49,19 @@ def _is_path(value: Path) -> Path:
     if not value.name or "\0" in str(value):
         raise ValueError("it names no file")
     return value
+
+
+def _is_interface(value: str) -> str:
+    if not 1 <= len(value.encode()) <= 15 or "/" in value or not value.isprintable():
+        raise ValueError("it is no interface name of 1 to 15 characters")
+    return value
+
+
+def _read_endpoint_id(value: object) -> object:
+    try:
+        return parse_endpoint_id(str(_is_text(value)))
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def _is_provider(value: str) -> str:
@@ -72,6 +85,8 @@ _Integer = Annotated[int, Field(strict=True)]
 _Network = Annotated[IPv4Network, BeforeValidator(_is_text)]
 _File = Annotated[Path, BeforeValidator(_is_text), AfterValidator(_is_path)]
 _Provider = Annotated[str, AfterValidator(_is_provider)]
+_Interface = Annotated[str, AfterValidator(_is_interface)]
+_EndpointId = Annotated[int, BeforeValidator(_read_endpoint_id)]
 _Levels = Annotated[Mapping[str, str], AfterValidator(complete_levels)]
 
 
@@ -92,6 +107,20 @@ class Config(BaseModel):
         default="auto",
         description='"ebpf" to keep packets in the kernel, "user" for user space, "auto" for what '
         "the system allows",
+    )
+    uplinks: tuple[_Interface, ...] = Field(
+        default=(),
+        description="the interfaces whose packets may stay in the kernel, such as "
+        'uplinks = ["eth0"]; none means every Ethernet interface that GWLB packets come in on',
+    )
+    hairpin_endpoints: tuple[_EndpointId, ...] = Field(
+        default=(),
+        description="the endpoints whose packets are returned at once without inspection, such as "
+        'hairpin_endpoints = ["vpce-0123456789abcdef0"]',
+    )
+    hairpin_xdp: StrictBool = Field(
+        default=False,
+        description="true to return them at the driver where it allows native XDP, or false",
     )
     keep: StrictBool = Field(
         default=False,

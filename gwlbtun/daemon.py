@@ -95,10 +95,13 @@ class Daemon:
                 OffloadSizes(config.max_flows, config.max_endpoints),
                 self._log,
                 is_kept=config.keep,
+                has_xdp=config.hairpin_xdp,
             ),
             self._limits,
+            config.uplinks,
             self._log,
             is_kept=config.keep,
+            has_xdp=config.hairpin_xdp,
         )
         self._life = EndpointLife(
             self._limits,
@@ -109,6 +112,7 @@ class Daemon:
             self._kernel_path,
             Devices(store),
             logging.get_logger("geneve"),
+            hairpin_endpoints=config.hairpin_endpoints,
         )
         self._forwarder: Forwarder
 
@@ -200,9 +204,16 @@ class Daemon:
             "endpoints_failed": life.failed,
             "event_loop_lag_s": round(self._lag_s, 3),
             "hooks": self._hooks.counters(),
-            "drops": self._forwarder.drops.as_dict(),
+            "drops": self._drops(),
             "endpoints": [self._describe(endpoint) for endpoint in life.open.values()],
         }
+
+    def _drops(self) -> dict[str, int]:
+        """By reason, on both paths together."""
+        drops = self._forwarder.drops.as_dict()
+        for label, packets in self._kernel_path.drops().items():
+            drops[label] += packets
+        return drops
 
     def _describe(self, endpoint: Endpoint) -> dict[str, Any]:
         traffic = self._kernel_path.traffic(endpoint)

@@ -128,6 +128,7 @@ class Forwarder:
     def deliver(self, datagram: bytes, peer: Peer) -> None:
         """Take a datagram that had to wait for its endpoint."""
         self._take(datagram, 0, len(datagram), peer, int(time.monotonic()))
+        self._flush()
 
     def _drain_receiver(self, now: int) -> None:
         batch = self._receive
@@ -159,6 +160,11 @@ class Forwarder:
             packet = memoryview(buffer)[offset + inner_offset : offset + length]
             if self.trace is not None:
                 self.trace("in", verdict, packet)
+            if verdict.is_hairpin:
+                verdict.packets_in += 1
+                verdict.bytes_in += len(packet)
+                self._reflect(packet, verdict, now)
+                return
             try:
                 os.write(verdict.gwi_fd, packet)
             except OSError as error:
@@ -172,6 +178,18 @@ class Forwarder:
             self._events.on_unknown(verdict.id, datagram, peer)
         else:
             self.drops.by_reason[verdict] += 1
+
+    def _reflect(self, packet: memoryview, endpoint: Endpoint, now: int) -> None:
+        """Return a packet of an endpoint that wants no inspection."""
+        batch = self._send
+        body = batch.bodies[batch.count]
+        body[: len(packet)] = packet
+        offset = batch.body_offsets[batch.count]
+        verdict = self._encap(batch.body_buffer, offset, len(packet), endpoint, now)
+        if isinstance(verdict, Flow):
+            self._enqueue(verdict, len(packet), endpoint)
+        elif verdict is not None:
+            self._drop(verdict, endpoint)
 
     def _drain_device(self, fd: int, endpoint: Endpoint, now: int) -> None:
         """Encapsulate what the stack has given to one device, at most one batch of it."""

@@ -109,6 +109,13 @@ struct flow {
 	__u32 seen_s; /* CLOCK_MONOTONIC, whole seconds */
 } __attribute__((aligned(8)));
 
+/* Reasons of gwlbtun/reasons.py for which the kernel path itself has to drop. */
+enum drop_reason {
+	DROP_TUN_WRITE_FAILED = 18,
+	DROP_SEND_FAILED = 23,
+	MAX_DROP_REASONS = 64,
+};
+
 /* Per CPU and endpoint. */
 struct counters {
 	__u64 packets_in;

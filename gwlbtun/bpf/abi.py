@@ -34,6 +34,9 @@ ERROR_KEY6: Final = struct.Struct("32s40s")
 FLOW: Final = struct.Struct("=32s4s4s2s6s6sHII")
 """struct flow: options, gwlb, appliance, port, gwlb_mac, uplink_mac, flags, uplink, seen_s."""
 COUNTERS: Final = struct.Struct("=QQQQ")
+DROPS_KEY: Final = struct.Struct("=I")
+DROPS: Final = struct.Struct("=Q")
+MAX_DROP_REASONS: Final = 64
 SEEN_WORD: Final = 15
 """Where seen_s is, in 32-bit words of struct flow."""
 

@@ -10,33 +10,12 @@
 #include <linux/pkt_cls.h>
 
 #include "flows.h"
+#include "hairpin.h"
 #include "outer.h"
-
-const volatile struct settings settings = {.abi_version = ABI_VERSION};
 
 #ifndef BPF_F_ADJ_ROOM_DECAP_L3_IPV6
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 #endif
-
-static __always_inline int is_option(const struct option_start *o, __u8 type, __u8 words)
-{
-	return o->class == settings.option_class && o->type == type && o->length_words == words;
-}
-
-static __always_inline int is_usual(const struct __sk_buff *skb, const struct outer *o)
-{
-	__u32 total = bpf_ntohs(o->ip.tot_len);
-
-	return o->ip.version == 4 && o->ip.ihl == 5 && o->ip.protocol == IPPROTO_UDP &&
-	       !(o->ip.frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET)) &&
-	       o->udp.dest == bpf_htons(GENEVE_PORT) && o->udp.source &&
-	       total + sizeof(struct ethhdr) == skb->len &&
-	       bpf_ntohs(o->udp.len) + sizeof(struct iphdr) == total &&
-	       o->geneve.version_and_words == GENEVE_OPT_WORDS && !o->geneve.flags &&
-	       is_option(&o->options.endpoint_start, 1, 2) &&
-	       is_option(&o->options.attachment_start, 2, 2) &&
-	       is_option(&o->options.cookie_start, 3, 1);
-}
 
 static __always_inline void remember_outer(struct flow *seen, const struct outer *o,
 					   const struct __sk_buff *skb)
@@ -101,16 +80,6 @@ static __always_inline int strip_outer(struct __sk_buff *skb, int is_ipv6)
 	return bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, flags);
 }
 
-static __always_inline void count_in(const struct endpoint *endpoint, __u32 bytes)
-{
-	struct counters *c = bpf_map_lookup_elem(&counts, &endpoint->index);
-
-	if (c) {
-		c->packets_in++;
-		c->bytes_in += bytes;
-	}
-}
-
 /* After a crash a device may be gone while its entry is still here: then nobody may vanish in it. */
 static __always_inline int is_device_gone(struct __sk_buff *skb, __u32 ifindex)
 {
@@ -135,7 +104,7 @@ static __always_inline int decap_packet(struct __sk_buff *skb)
 	o = (void *)(long)skb->data;
 	if ((void *)(o + 1) > (void *)(long)skb->data_end || o->udp.dest != bpf_htons(GENEVE_PORT))
 		return TC_ACT_UNSPEC;
-	if (!is_usual(skb, o))
+	if (!is_usual(o, skb->len))
 		return TC_ACT_UNSPEC;
 	id = o->options.endpoint_id;
 	endpoint = bpf_map_lookup_elem(&endpoints, &id);
@@ -147,12 +116,18 @@ static __always_inline int decap_packet(struct __sk_buff *skb)
 	is_ipv6 = o->geneve.protocol == bpf_htons(ETH_P_IPV6);
 	if (!is_ipv6 && o->geneve.protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
+	if (endpoint->flags & ENDPOINT_HAIRPIN) {
+		count_in(endpoint, inner_bytes);
+		count_out(endpoint->index, inner_bytes);
+		reflect(o);
+		return bpf_redirect(skb->ifindex, 0);
+	}
 	remember_outer(&seen, o, skb);
 	if (is_ipv6 ? learn_usual(skb, o + 1, &seen, endpoint->tag, 1)
 		    : learn_usual(skb, o + 1, &seen, endpoint->tag, 0))
 		return TC_ACT_UNSPEC;
 	if (strip_outer(skb, is_ipv6))
-		return TC_ACT_SHOT;
+		return drop(DROP_TUN_WRITE_FAILED);
 	count_in(endpoint, inner_bytes);
 	return bpf_redirect(endpoint->gwi, BPF_F_INGRESS);
 }

@@ -108,16 +108,6 @@ static __always_inline void fill_outer(struct outer *o, const struct flow *flow,
 	__builtin_memcpy(&o->options, flow->options, OPTIONS_BYTES);
 }
 
-static __always_inline void count_out(__u32 index, __u32 packets, __u32 bytes)
-{
-	struct counters *c = bpf_map_lookup_elem(&counts, &index);
-
-	if (c) {
-		c->packets_out += packets;
-		c->bytes_out += bytes;
-	}
-}
-
 static __always_inline int encap_packet(struct __sk_buff *skb)
 {
 	__u32 ifindex = skb->ifindex, length = skb->len, now, mtu = 0;
@@ -145,8 +135,8 @@ static __always_inline int encap_packet(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (bpf_skb_change_head(skb, sizeof(struct ethhdr), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &o, sizeof(o), 0))
-		return TC_ACT_SHOT;
-	count_out(device->index, 1, length);
+		return drop(DROP_SEND_FAILED);
+	count_out(device->index, length);
 	return bpf_redirect(flow->uplink, 0);
 }
 

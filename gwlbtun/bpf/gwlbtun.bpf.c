@@ -2,7 +2,7 @@
 /*
  * The programs of the kernel path.
  *
- *   uplink, ingress:   decap      gwi, gwo, egress:  encap
+ *   uplink, ingress:   decap      gwi, gwo, egress:  encap      uplink, driver: hairpin
  */
 #include "decap.h"
 #include "encap.h"
@@ -17,6 +17,12 @@ SEC("tc")
 int encap(struct __sk_buff *skb)
 {
 	return encap_packet(skb);
+}
+
+SEC("xdp.frags")
+int hairpin(struct xdp_md *xdp)
+{
+	return reflect_frame(xdp);
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -7,6 +7,7 @@
 #define GWLBTUN_MAPS_H
 
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 
 #include <bpf/bpf_helpers.h>
 
@@ -30,5 +31,15 @@ MAP(fragments6, BPF_MAP_TYPE_LRU_HASH, struct flow_key6, struct flow, 16384);
 MAP(errors4, BPF_MAP_TYPE_LRU_HASH, struct error_key4, struct flow, 16384);
 MAP(errors6, BPF_MAP_TYPE_LRU_HASH, struct error_key6, struct flow, 16384);
 MAP(counts, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counters, 128);
+MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, MAX_DROP_REASONS);
+
+static __always_inline int drop(__u32 reason)
+{
+	__u64 *count = bpf_map_lookup_elem(&drops, &reason);
+
+	if (count)
+		*count += 1;
+	return TC_ACT_SHOT;
+}
 
 #endif

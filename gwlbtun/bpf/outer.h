@@ -12,7 +12,11 @@
 #include <linux/ip.h>
 #include <linux/udp.h>
 
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
 #include "abi.h"
+#include "parse.h"
 
 #define GENEVE_PORT 6081
 #define GENEVE_OPT_WORDS (OPTIONS_BYTES / 4)
@@ -52,5 +56,28 @@ struct outer {
 
 _Static_assert(sizeof(struct outer) == 82, "outer headers of the usual packet");
 _Static_assert(sizeof(struct gwlb_options) == OPTIONS_BYTES, "options of the usual packet");
+
+const volatile struct settings settings = {.abi_version = ABI_VERSION};
+
+static __always_inline int is_option(const struct option_start *o, __u8 type, __u8 words)
+{
+	return o->class == settings.option_class && o->type == type && o->length_words == words;
+}
+
+/* Whether a frame of `length` bytes is the usual packet, as far as its outer headers go. */
+static __always_inline int is_usual(const struct outer *o, __u32 length)
+{
+	__u32 total = bpf_ntohs(o->ip.tot_len);
+
+	return o->ip.version == 4 && o->ip.ihl == 5 && o->ip.protocol == IPPROTO_UDP &&
+	       !(o->ip.frag_off & bpf_htons(IPV4_MORE_FRAGMENTS | IPV4_OFFSET)) &&
+	       o->udp.dest == bpf_htons(GENEVE_PORT) && o->udp.source &&
+	       total + sizeof(struct ethhdr) == length &&
+	       bpf_ntohs(o->udp.len) + sizeof(struct iphdr) == total &&
+	       o->geneve.version_and_words == GENEVE_OPT_WORDS && !o->geneve.flags &&
+	       is_option(&o->options.endpoint_start, 1, 2) &&
+	       is_option(&o->options.attachment_start, 2, 2) &&
+	       is_option(&o->options.cookie_start, 3, 1);
+}
 
 #endif

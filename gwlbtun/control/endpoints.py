@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from gwlbtun.control.devices import Devices
@@ -85,6 +85,7 @@ class EndpointLife:
         devices: Devices,
         log: Logger,
         *,
+        hairpin_endpoints: Collection[int] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.open: dict[int, Endpoint] = {}
@@ -99,6 +100,7 @@ class EndpointLife:
         self._guard = guard
         self._kernel_path = kernel_path
         self._devices = devices
+        self._hairpin_endpoints = frozenset(hairpin_endpoints)
         self._log = log
         self._clock = clock
         self._lives: dict[int, _Life] = {}
@@ -217,6 +219,7 @@ class EndpointLife:
 
     async def _live(self, endpoint_id: int, life: _Life) -> None:
         endpoint = Endpoint(endpoint_id, self._limits, int(self._clock()))
+        endpoint.is_hairpin = endpoint_id in self._hairpin_endpoints
         try:
             await self._bring_up(endpoint)
             await self._serve(endpoint, life)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -41,18 +42,20 @@ def open_kernel_path(
     log: Logger,
     *,
     is_kept: bool,
+    has_xdp: bool,
 ) -> Offload | None:
     """Load the programs, or say why not. Raises KernelError where they are demanded."""
     if data_path == "user":
         return None
     pins = PinDirectory.of_this_namespace() if is_kept else None
     try:
-        offload = Offload(opt_class, sizes, pins)
+        offload = Offload(opt_class, sizes, pins, has_xdp=has_xdp)
     except KernelError as error:
         if data_path == "ebpf":
             raise
         log.warning("all packets take the user-space path", reason=str(error))
         return None
+    log.info("kernel path loaded", map_bytes=offload.map_bytes())
     if offload.is_rebuilt:
         log.warning(
             "the maps that were left do not fit this version or configuration: made anew, and"
@@ -65,12 +68,21 @@ class KernelPath:
     """Keeps the kernel path in step with endpoints and peers; does nothing where there is none."""
 
     def __init__(
-        self, offload: Offload | None, limits: FlowLimits, log: Logger, *, is_kept: bool
+        self,
+        offload: Offload | None,
+        limits: FlowLimits,
+        uplinks: Collection[str],
+        log: Logger,
+        *,
+        is_kept: bool,
+        has_xdp: bool,
     ) -> None:
         self.flow_count = 0
         """Flows in the kernel when they were last aged."""
         self._offload = offload
         self._is_kept = is_kept
+        self._has_xdp = has_xdp
+        self._uplinks = frozenset(uplinks)
         self._limits = limits
         self._log = log
         self._indices: dict[int, int] = {}
@@ -85,22 +97,34 @@ class KernelPath:
     def adopt_uplinks(self) -> None:
         """After the endpoints that were left: take the uplinks over from an earlier process."""
         if self._offload is not None and self._is_kept:
-            uplinks = [_interface_name(ifindex) for ifindex in self._offload.adopt_uplinks()]
-            if uplinks:
-                self._log.info("kernel path taken over", uplinks=uplinks)
+            for ifindex in self._offload.adopt_uplinks():
+                name = _interface_name(ifindex)
+                self._log.info("kernel path taken over", uplink=name)
+                self._reflect_at_driver(ifindex, name)
 
     def allow(self, peer: Peer, ifindex: int) -> None:
         """Let a peer's packets stay in the kernel, on the interface that they come in on."""
         if self._offload is None:
             return
+        name = _interface_name(ifindex)
+        if self._uplinks and name not in self._uplinks:
+            return
         if ifindex not in self._offload.uplinks:
-            name = _interface_name(ifindex)
             problem = self._offload.add_uplink(ifindex, name)
             if problem is None:
                 self._log.info("kernel path attached", uplink=name)
+                self._reflect_at_driver(ifindex, name)
             else:
                 self._log.warning("packets of an uplink stay in user space", reason=problem)
         self._offload.allow(peer.source, peer.destination)
+
+    def _reflect_at_driver(self, ifindex: int, name: str) -> None:
+        if self._offload is None or not self._has_xdp:
+            return
+        try:
+            self._offload.reflect_at_driver(ifindex)
+        except KernelError as error:
+            self._log.warning("hairpin stays with tc", uplink=name, reason=str(error))
 
     def take(self, endpoint: Endpoint) -> None:
         """Serve what goes out of an endpoint's interfaces; from now on user space marks the flows
@@ -122,7 +146,7 @@ class KernelPath:
         if self._offload is None or endpoint.kernel is None:
             return
         try:
-            self._offload.admit_endpoint(endpoint.id)
+            self._offload.admit_endpoint(endpoint.id, is_hairpin=endpoint.is_hairpin)
         except KernelError as error:
             self.release(endpoint)
             self._stay_in_user_space(endpoint, error)
@@ -148,6 +172,10 @@ class KernelPath:
         if self._offload is None or index is None:
             return Traffic(*own)
         return Traffic(*map(sum, zip(own, self._offload.counters(index), strict=True)))
+
+    def drops(self) -> dict[str, int]:
+        """What the kernel path itself had to drop, by reason."""
+        return {} if self._offload is None else self._offload.drops()
 
     async def age(self) -> None:
         """Drop flows that have been idle for too long. Runs until cancelled."""

@@ -51,6 +51,7 @@ class Endpoint:
         "gwo_fd",
         "hex_id",
         "id",
+        "is_hairpin",
         "kernel",
         "limits",
         "other",
@@ -68,6 +69,8 @@ class Endpoint:
         self.gwi, self.gwo = endpoint_interfaces(endpoint_id)
         self.gwi_fd = self.gwo_fd = -1
         self.limits = limits
+        self.is_hairpin = False
+        """Its packets are returned at once, without inspection."""
         self.kernel: KernelFlows | None = None
         """The kernel path's flows of this endpoint, where the kernel path serves it."""
         self.tcp = FlowTable(limits.tcp_idle_s, limits.flows, now)

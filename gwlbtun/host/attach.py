@@ -28,8 +28,12 @@ _BPF_TC_EGRESS: Final = 2
 _BPF_TC_F_REPLACE: Final = 1
 _PRIORITY: Final = 49152
 """Of our clsact filters: behind all that users put there."""
-TCX_INGRESS: Final = 46
-TCX_EGRESS: Final = 47
+_BPF_XDP: Final = 37
+_XDP_FLAGS_DRV_MODE: Final = 4
+_TCX_INGRESS: Final = 46
+_TCX_EGRESS: Final = 47
+_Attach = tuple[int, int]
+"""Attach type and flags."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -102,15 +106,13 @@ def _tc_hook(ifindex: int, *, is_egress: bool) -> _TcHook:
     return _TcHook(ctypes.sizeof(_TcHook), ifindex, point, 0)
 
 
-class TcxLink:
-    """A program as a tcx link (6.6): it detaches with its last descriptor and its pin.
+class _Link:
+    """A program as a BPF link: it detaches with its last descriptor and its pin.
 
     A link that is pinned already gets the program between two packets.
     """
 
-    def __init__(
-        self, program: int, ifindex: int, *, is_egress: bool, pin: Path | None = None
-    ) -> None:
+    def __init__(self, program: int, ifindex: int, attach: _Attach, pin: Path | None) -> None:
         self._pin = pin
         if pin is not None and pin.exists():
             self._fd = get_pinned(pin)
@@ -121,7 +123,8 @@ class TcxLink:
                 pin.unlink()
             else:
                 return
-        self._fd = attach_tcx(program, ifindex, TCX_EGRESS if is_egress else TCX_INGRESS)
+        attributes = _LINK_CREATE.pack(program, ifindex, *attach, 0, 0, 0)
+        self._fd = _bpf(_BPF_LINK_CREATE, attributes, f"cannot attach to interface {ifindex}")
         if pin is not None:
             code = load_library().bpf_obj_pin(self._fd, str(pin).encode())
             check(code, f"cannot pin {pin}")
@@ -137,18 +140,25 @@ class TcxLink:
         os.close(self._fd)
 
 
+class TcxLink(_Link):
+    """A tc program in front of an interface's queue (6.6)."""
+
+    def __init__(
+        self, program: int, ifindex: int, *, is_egress: bool, pin: Path | None = None
+    ) -> None:
+        super().__init__(program, ifindex, (_TCX_EGRESS if is_egress else _TCX_INGRESS, 0), pin)
+
+
+class XdpLink(_Link):
+    """An XDP program in the driver; refused where the driver has no native XDP at this MTU."""
+
+    def __init__(self, program: int, ifindex: int, pin: Path | None = None) -> None:
+        super().__init__(program, ifindex, (_BPF_XDP, _XDP_FLAGS_DRV_MODE), pin)
+
+
 def get_pinned(path: Path) -> int:
     """The descriptor of something pinned."""
     return check(load_library().bpf_obj_get(str(path).encode()), f"cannot open {path}")
-
-
-def attach_tcx(program: int, ifindex: int, attach_type: int) -> int:
-    """Attach a tc program in front of an interface's queue; the link's descriptor.
-
-    Closing it detaches. Raises KernelError, with EINVAL where the kernel is older than 6.6.
-    """
-    attributes = _LINK_CREATE.pack(program, ifindex, attach_type, 0, 0, 0, 0)
-    return _bpf(_BPF_LINK_CREATE, attributes, f"cannot attach to interface {ifindex}")
 
 
 def update_link(link: int, program: int) -> None:

@@ -61,6 +61,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ("bpf_object__next_map", pointer, [pointer, pointer]),
         ("bpf_object__find_program_by_name", pointer, [pointer, text]),
         ("bpf_program__fd", integer, [pointer]),
+        ("bpf_program__set_autoload", integer, [pointer, ctypes.c_bool]),
         ("bpf_map__name", text, [pointer]),
         ("bpf_map__fd", integer, [pointer]),
         ("bpf_map__key_size", ctypes.c_uint32, [pointer]),
@@ -132,6 +133,14 @@ class BpfMap:
     def delete(self, key: bytes) -> bool:
         """Remove; False when it was not there."""
         return not self._library.bpf_map_delete_elem(self.fd, key)
+
+    def memory_bytes(self) -> int:
+        """What the map takes in the kernel (memlock of its fdinfo)."""
+        for line in Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "memlock":
+                return int(value)
+        return 0
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries as packed (keys, values), some thousand at a time (BPF_MAP_LOOKUP_BATCH)."""
@@ -218,12 +227,21 @@ class BpfObject:
         """Create the maps and let the verifier look at the programs."""
         check(self._library.bpf_object__load(self._object), "the kernel refuses the BPF programs")
 
+    def leave_out(self, name: str) -> None:
+        """Do not load a program, of which this kernel may not know all helpers."""
+        code = self._library.bpf_program__set_autoload(self._program(name), False)
+        check(code, f"cannot leave out program {name}")
+
     def program(self, name: str) -> int:
         """A program's descriptor, after loading."""
-        pointer = self._library.bpf_object__find_program_by_name(self._object, name.encode())
+        code = self._library.bpf_program__fd(self._program(name))
+        return check(code, f"program {name} is not loaded")
+
+    def _program(self, name: str) -> int:
+        pointer: int = self._library.bpf_object__find_program_by_name(self._object, name.encode())
         if not pointer:
             raise KernelError(f"the object file has no program {name}")
-        return check(self._library.bpf_program__fd(pointer), f"program {name} is not loaded")
+        return pointer
 
     def map(self, name: str) -> BpfMap:
         """A map, after loading."""
@@ -232,6 +250,10 @@ class BpfObject:
         library = self._library
         sizes = library.bpf_map__key_size(pointer), library.bpf_map__value_size(pointer)
         return BpfMap(library, fd, *sizes)
+
+    def all_maps(self) -> list[BpfMap]:
+        """All maps, after loading."""
+        return [self.map(name) for name in self._maps]
 
     def run(self, program: int, packet: bytes, context: bytes) -> tuple[int, bytes]:
         """Run a tc program on a frame (BPF_PROG_TEST_RUN); its verdict and the frame afterwards.

@@ -19,12 +19,15 @@ from typing import Final
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
-from gwlbtun.host.attach import TcFilter, TcxLink
+from gwlbtun.host.attach import TcFilter, TcxLink, XdpLink
 from gwlbtun.host.libbpf import BpfMap, BpfObject
 from gwlbtun.host.pins import PinDirectory
+from gwlbtun.reasons import DropReason
 from gwlbtun.wire.inet import TCP
 
 OBJECT_FILE: Final = Path(__file__).parents[1] / "bpf" / "gwlbtun.bpf.o"
+DROP_REASONS: Final = (DropReason.TUN_WRITE_FAILED, DropReason.SEND_FAILED)
+"""What ends in the programs themselves; everything else that ends does so in user space."""
 FLOW_MAPS: Final = ("flows4", "flows6", "fragments4", "fragments6", "errors4", "errors6")
 _DECAP_L3_SINCE: Final = (6, 3)
 _TCX_SINCE: Final = (6, 6)
@@ -57,6 +60,7 @@ class Offload:
         sizes: OffloadSizes,
         pins: PinDirectory | None = None,
         *,
+        has_xdp: bool = False,
         object_file: Path = OBJECT_FILE,
     ) -> None:
         """Load the programs. Raises KernelError with the reason why the kernel path cannot be."""
@@ -69,8 +73,10 @@ class Offload:
         self._opt_class = opt_class
         self._sizes = sizes
         self._pins = pins
+        self._has_xdp = has_xdp
         self._version = _kernel_version()
         self._attached: dict[int, TcFilter | TcxLink] = {}
+        self._xdp: dict[int, XdpLink] = {}
         self._served: dict[int, _Served] = {}
         self._load_any(object_file)
         self._adopt_entries()
@@ -102,6 +108,7 @@ class Offload:
             raise
         self._decap = self._object.program("decap")
         self._encap = self._object.program("encap")
+        self._drops = self._object.map("drops")
         self._endpoints = self._object.map("endpoints")
         self._devices = self._object.map("devices")
         self._tunnels = self._object.map("tunnels")
@@ -122,6 +129,8 @@ class Offload:
             ("counts", self._sizes.max_endpoints),
         ):
             self._object.set_max_entries(name, entries)
+        if not self._has_xdp:
+            self._object.leave_out("hairpin")  # its helpers are from 5.18
         if self._pins is not None:
             self._object.set_pin_paths(self._pins.maps)
         self._object.load()
@@ -139,7 +148,7 @@ class Offload:
 
     def leave(self) -> None:
         """Let the pins hold everything: packets go on without this process."""
-        for attached in self._attached.values():
+        for attached in (*self._attached.values(), *self._xdp.values()):
             attached.leave()
         self._object.close()
 
@@ -147,6 +156,8 @@ class Offload:
         """Detach everything and free the maps."""
         for ifindex in list(self._attached):
             self._detach(ifindex)
+        for link in self._xdp.values():
+            link.close()
         self._object.close()
         if self._pins is not None:
             self._pins.remove()
@@ -158,7 +169,7 @@ class Offload:
         if self._pins is None:
             return []
         devices = {i for served in self._served.values() for i in (served.gwi, served.gwo)}
-        for ifindex, path in list(self._pins.links()):
+        for ifindex, path in list(self._pins.links("tcx")):
             if ifindex in self._attached:
                 continue
             if ifindex in devices:
@@ -198,10 +209,11 @@ class Offload:
             raise
         return served.index, served.tag
 
-    def admit_endpoint(self, endpoint_id: int) -> None:
+    def admit_endpoint(self, endpoint_id: int, *, is_hairpin: bool = False) -> None:
         """From now on serve what comes in for the endpoint, too. Raises KernelError."""
         served = self._served[endpoint_id]
-        value = abi.ENDPOINT.pack(served.gwi, served.gwo, served.index, served.tag, 0)
+        flags = abi.ENDPOINT_HAIRPIN if is_hairpin else 0
+        value = abi.ENDPOINT.pack(served.gwi, served.gwo, served.index, served.tag, flags)
         self._endpoints.put(abi.ENDPOINT_KEY.pack(endpoint_id), value)
 
     def _new(self, gwi: int, gwo: int) -> _Served:
@@ -229,6 +241,20 @@ class Offload:
         )
         return packets_in, bytes_in, packets_out, bytes_out
 
+    def drops(self) -> dict[str, int]:
+        """What the programs themselves had to drop, by the label of the reason."""
+        return {
+            reason.label: sum(
+                abi.DROPS.unpack(value)[0]
+                for value in self._drops.get_per_cpu(abi.DROPS_KEY.pack(reason))
+            )
+            for reason in DROP_REASONS
+        }
+
+    def map_bytes(self) -> int:
+        """The memory that all maps take, as the kernel counts it."""
+        return sum(table.memory_bytes() for table in self._object.all_maps())
+
     def expire(self, now_s: int, tcp_idle_s: int, other_idle_s: int) -> Iterator[int]:
         """Drop idle flows, some thousand at each step; how many of those are left. All steps
         together cost about half a second per million flows.
@@ -243,9 +269,19 @@ class Offload:
             return f"{name}: {error}"
         return None
 
+    def reflect_at_driver(self, ifindex: int) -> None:
+        """Return the packets of hairpin endpoints by XDP. Raises KernelError where the driver does
+        not allow it; then decap returns them.
+        """
+        program = self._object.program("hairpin")
+        self._xdp[ifindex] = XdpLink(program, ifindex, self._pin(ifindex, "xdp"))
+
+    def _pin(self, ifindex: int, kind: str) -> Path | None:
+        return None if self._pins is None else self._pins.link(ifindex, kind)
+
     def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
         kind = TcxLink if self._version >= _TCX_SINCE else TcFilter
-        pin = self._pins.link(ifindex) if self._pins is not None else None
+        pin = self._pin(ifindex, "tcx")
         self._attached[ifindex] = kind(program, ifindex, is_egress=is_egress, pin=pin)
 
     def _detach(self, ifindex: int) -> None:

@@ -1,7 +1,7 @@
 """The kernel path's place in the BPF file system: what is pinned there outlives the daemon.
 
     /sys/fs/bpf/gwlbtun/<network namespace>/maps-<ABI version>/<map>
-                                           /links/<interface index>
+                                           /links/<interface index>-<tcx or xdp>
 
 Every network namespace has a place of its own, so that several appliances can share one host.
 """
@@ -48,15 +48,14 @@ class PinDirectory:
         except OSError as error:
             raise KernelError(f"cannot create {self.path}: {error.strerror}") from error
 
-    def link(self, ifindex: int) -> Path:
-        """Where the link of an interface is pinned."""
-        return self._links / str(ifindex)
+    def link(self, ifindex: int, kind: str) -> Path:
+        """Where a link of an interface is pinned."""
+        return self._links / f"{ifindex}-{kind}"
 
-    def links(self) -> Iterator[tuple[int, Path]]:
-        """All pinned links by interface index."""
-        with contextlib.suppress(FileNotFoundError):
-            for path in sorted(self._links.iterdir()):
-                yield int(path.name), path
+    def links(self, kind: str = "*") -> Iterator[tuple[int, Path]]:
+        """All pinned links, or those of one kind, by interface index."""
+        for path in sorted(self._links.glob(f"*-{kind}")):
+            yield int(path.name.partition("-")[0]), path
 
     def has_other_version(self) -> bool:
         """Whether maps of another ABI version are pinned."""

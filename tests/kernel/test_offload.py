@@ -11,7 +11,7 @@ import pytest
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
-from gwlbtun.host.offload import OBJECT_FILE, Offload, OffloadSizes
+from gwlbtun.host.offload import DROP_REASONS, OBJECT_FILE, Offload, OffloadSizes
 from gwlbtun.wire.inet import TCP, UDP, parse_inner
 from tests.kernel.programs import programs
 from tests.vectors import DECAP_VECTORS
@@ -38,6 +38,8 @@ CONSTANTS = {
     "KEY_FRAGMENT": abi.KEY_FRAGMENT,
     "FLOW_IN_USER_SPACE": abi.FLOW_IN_USER_SPACE,
     "ENDPOINT_HAIRPIN": abi.ENDPOINT_HAIRPIN,
+    "MAX_DROP_REASONS": abi.MAX_DROP_REASONS,
+    **{f"DROP_{reason.name}": int(reason) for reason in DROP_REASONS},
     "offsetof(struct flow, seen_s)": 4 * abi.SEEN_WORD,
     "offsetof(struct flow, port)": 40,
     "offsetof(struct flow, flags)": 54,

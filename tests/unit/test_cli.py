@@ -39,9 +39,10 @@ def test_command_line_when_it_has_all_reference_options_then_maps_them() -> None
     assert config.receive_buffer_bytes == 32 << 20
     assert config.log_levels["udp"] == "debugdetail"
     assert config.log_levels["core"] == "important"
-    for name in [*IGNORED, "ebpf", "ebpf-interface"]:
+    assert config.uplinks == ("ens5",)
+    for name in [*IGNORED, "ebpf"]:
         assert sum(notice.startswith(f"option --{name} has no effect") for notice in notices) == 1
-    assert len(notices) == len(IGNORED) + 4  # the two of eBPF, any source, -x without debug
+    assert len(notices) == len(IGNORED) + 3  # -e, any source, -x without debug
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_command_line_when_it_has_a_file_then_options_win_over_it(tmp_path: Path
         (["--logging", "udp=loud"], "'loud' is no level"),
         (["--logging", "nat=info"], "'nat' is no section"),
         (["-e", ""], "-e/--ebpf: the name of a file is missing"),
-        (["-I", "a/b"], "-I/--ebpf-interface: 'a/b' is no name of an interface"),
+        (["-I", "a/b"], "-I/--ebpf-interface cannot be 'a/b': it is no interface name"),
         (["--allow-source", "10.0.0.1/8"], "--allow-source cannot be '10.0.0.1/8'"),
         (["--provider", "gcp"], "--provider cannot be 'gcp'"),
         (["--config", "/nonexistent"], "/nonexistent: it cannot be read"),
