@@ -36,7 +36,7 @@ from gwlbtun.forwarder import Forwarder
 from gwlbtun.host.keeper import Keeper
 from gwlbtun.host.offload import OffloadSizes
 from gwlbtun.host.systemd import SystemdStore, notify
-from gwlbtun.host.tun import has_device
+from gwlbtun.host.tun import has_device, is_down
 from gwlbtun.host.udp import buffer_bytes, open_receiver, open_sender
 from gwlbtun.wire.gwlb import PROFILES
 
@@ -117,10 +117,11 @@ class Daemon:
         self._forwarder: Forwarder
 
     async def run(self) -> None:
-        """Start, serve until SIGTERM or SIGINT, stop."""
+        """Start, serve until SIGTERM, SIGINT or a hang-up, stop."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:  # no nohup
+                loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:  # unwound from the last to the first
             self._start_packets(stack)
             await self._life.adopt()
@@ -249,6 +250,8 @@ class Daemon:
             for name, fd in devices:
                 if not has_device(fd):
                     yield f"interface {name} is gone"
+                elif is_down(name):
+                    yield f"interface {name} is down"
         yield from self._dead_tasks
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:

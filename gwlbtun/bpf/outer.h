@@ -75,6 +75,7 @@ static __always_inline int is_usual(const struct outer *o, __u32 length)
 	       total + sizeof(struct ethhdr) == length &&
 	       bpf_ntohs(o->udp.len) + sizeof(struct iphdr) == total &&
 	       o->geneve.version_and_words == GENEVE_OPT_WORDS && !o->geneve.flags &&
+	       !o->geneve.vni &&
 	       is_option(&o->options.endpoint_start, 1, 2) &&
 	       is_option(&o->options.attachment_start, 2, 2) &&
 	       is_option(&o->options.cookie_start, 3, 1);

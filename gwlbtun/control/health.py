@@ -41,6 +41,8 @@ _MAX_HEADERS: Final = 64
 _KERNEL_QUEUE: Final = 1024
 _CLOSE_S: Final = 0.1
 _COST_FACTOR: Final = 20
+_MAX_AGE_S: Final = 1.0
+"""Counters are collected for at most a twentieth of the time, and are never older than this."""
 _NO_CACHE: Final = {"Cache-Control": "max-age=0, no-cache"}
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -147,7 +149,7 @@ class HealthServer:
     def _build_body(self, verdict: Verdict) -> str:
         if self._style is HealthStyle.STATUS_ONLY:
             return ""
-        now_s = time.monotonic()
+        now_s, before_s = time.monotonic(), time.thread_time()
         if now_s >= self._counters_until_s:
             counters = {
                 "version": __version__,
@@ -155,8 +157,8 @@ class HealthServer:
                 **self._snapshot(),
             }
             self._counters = self._render(counters)
-            end_s = time.monotonic()
-            self._counters_until_s = end_s + (end_s - now_s) * _COST_FACTOR
+            cost_s = time.thread_time() - before_s
+            self._counters_until_s = now_s + min(cost_s * _COST_FACTOR, _MAX_AGE_S)
         head = {"status": "ok" if verdict.ok else "unhealthy", "reasons": verdict.reasons}
         if self._style is HealthStyle.JSON:
             return f"{self._render(head)[:-1]}, {self._counters[1:]}\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 from typing import Final
 
@@ -19,6 +20,8 @@ _TUNSETPERSIST: Final = 0x400454CB
 _TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
+_SIOCGIFFLAGS: Final = 0x8913
+_IFF_UP: Final = 0x1
 _IFREQ: Final = struct.Struct("16sH22x")
 _MAX_NAME_BYTES: Final = 15
 
@@ -46,6 +49,16 @@ def open_tun(name: str) -> int:
         message = f"cannot create TUN device {name}: {error.strerror}"
         raise KernelError(message) from error
     return fd
+
+
+def is_down(name: str) -> bool:
+    """Whether an interface of this namespace is down; of one that is elsewhere nobody can tell."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0))
+        except OSError:
+            return False
+    return not _IFREQ.unpack(answer)[1] & _IFF_UP
 
 
 def has_device(fd: int) -> bool:

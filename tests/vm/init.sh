@@ -1,0 +1,56 @@
+#!/bin/sh
+# The first process of a virtual machine that scripts/vm-test.sh has booted: prepares just enough of
+# a system, runs the steps it is given, and turns the machine off.
+set -u
+
+programs() { # the verifier, and every vector on single frames
+    check tests/kernel -k 'not mutated and not mirror and not keys'
+}
+
+scenarios() { # every scenario on real interfaces
+    check tests/namespace/test_scenarios.py -k ebpf
+}
+
+redirect() {
+    check tests/namespace/test_redirect.py -k ebpf
+}
+
+terminated() { # checksums and segments left to the device
+    check tests/namespace/test_terminated.py -k ebpf
+}
+
+keep() { # crash, take-over, teardown
+    check tests/vm/keep.py
+}
+
+check() {
+    python3 -B -m pytest -q -p no:cacheprovider -o timeout=600 "$@" || failed="$failed $step"
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+mount -t bpf bpf /sys/fs/bpf
+mkdir -p /dev/net
+exec </dev/null >/dev/console 2>&1
+export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb
+export PYTHONPATH=/gwlbtun:/site PYTHONUNBUFFERED=1
+cd /gwlbtun || exit
+ip link set lo up
+modprobe tun
+
+echo "vm-test: kernel $(uname -r)"
+failed=
+[ $# -gt 0 ] || set -- programs scenarios redirect terminated keep
+for step in "$@"; do
+    echo "vm-test: $step"
+    "$step"
+done
+if [ -z "$failed" ]; then
+    echo "vm-test: all passed on $(uname -r)"
+else
+    echo "vm-test: failed on $(uname -r):$failed"
+fi
+echo b >/proc/sysrq-trigger
+sleep 60
