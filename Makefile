@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 TOOLS := ip:iproute2 iptables:iptables ping:iputils-ping curl:curl iperf3:iperf3 \
-         traceroute:traceroute tcpdump:tcpdump dig:dnsutils tc:iproute2 pgrep:procps
+         traceroute:traceroute tcpdump:tcpdump dig:dnsutils tc:iproute2 pgrep:procps \
+         ethtool:ethtool nsenter:util-linux setpriv:util-linux
 TEST_TOOLS := $(TOOLS) shellcheck:shellcheck
 PATH := /usr/local/sbin:/usr/sbin:/sbin:$(PATH)
 export PATH

@@ -5,7 +5,7 @@
        └───── interfaces gone ───┴──────── closing: DESTROY, then close ←───────┘
 
 Packets that come while an endpoint opens wait for it, so that the first packet of a flow already
-meets the rules which the CREATE hook sets up; but no longer than a second and no more than a
+meets the rules which the CREATE hook sets up; but no longer than three seconds and no more than a
 megabyte of them, because a slow hook must not stop traffic.
 """
 
@@ -33,7 +33,7 @@ from gwlbtun.wire.gwlb import INNER_MTU_BYTES, endpoint_id_to_hex
 _QUEUE_PACKETS: Final = 8192
 """Of each device: what the stack may send while the forwarder is busy elsewhere."""
 _ROOM_BYTES: Final = 1 << 20
-_HOLD_S: Final = 1.0
+_HOLD_S: Final = 3.0
 _RETRY_S: Final = 10
 _STOP_CREATE_S: Final = 1.5
 _STOP_DESTROY_S: Final = 2.0
