@@ -143,9 +143,10 @@ class EndpointLife:
     async def adopt(self) -> None:
         """Take over the endpoints that an earlier process has left, without their CREATE hook."""
         lives = [self._begin(i, is_left=True) for i in self._devices.left_endpoints()]
+        self._kernel_path.adopt_uplinks()
         for life in lives:
             await life.begun.wait()
-        self._kernel_path.adopt_uplinks()
+        self._kernel_path.finish_adoption()
 
     async def stop(self) -> None:
         """End every endpoint, DESTROY hooks and all, in four seconds at most; or leave them, if

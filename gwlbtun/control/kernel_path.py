@@ -58,8 +58,8 @@ def open_kernel_path(
     log.info("kernel path loaded", map_bytes=offload.map_bytes())
     if offload.is_rebuilt:
         log.warning(
-            "the maps that were left do not fit this version or configuration: made anew, and"
-            " flows are learned again from their next packets"
+            "the maps that were left do not fit this version or configuration: made anew, with"
+            " the old entries if their layout allows it; else flows are learned again"
         )
     return offload
 
@@ -95,12 +95,17 @@ class KernelPath:
             self._offload.close()
 
     def adopt_uplinks(self) -> None:
-        """After the endpoints that were left: take the uplinks over from an earlier process."""
+        """Take the uplinks over from an earlier process; its endpoints follow one by one."""
         if self._offload is not None and self._is_kept:
             for ifindex in self._offload.adopt_uplinks():
                 name = _interface_name(ifindex)
                 self._log.info("kernel path taken over", uplink=name)
                 self._reflect_at_driver(ifindex, name)
+
+    def finish_adoption(self) -> None:
+        """All endpoints that were left are taken over."""
+        if self._offload is not None:
+            self._offload.finish_adoption()
 
     def allow(self, peer: Peer, ifindex: int) -> None:
         """Let a peer's packets stay in the kernel, on the interface that they come in on."""

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from gwlbtun.errors import KernelError
 
+_HASH_TYPES: Final = (1, 9)
+"""BPF_MAP_TYPE_HASH and BPF_MAP_TYPE_LRU_HASH."""
 _BATCH: Final = 16384
 
 
@@ -73,6 +75,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ("bpf_map_update_elem", integer, [integer, pointer, pointer, ctypes.c_uint64]),
         ("bpf_map_delete_elem", integer, [integer, pointer]),
         ("bpf_map_lookup_batch", integer, [integer, *[pointer] * 5, pointer]),
+        ("bpf_map_update_batch", integer, [integer, pointer, pointer, pointer, pointer]),
         ("bpf_map_delete_batch", integer, [integer, pointer, pointer, pointer]),
         ("bpf_tc_hook_create", integer, [pointer]),
         ("bpf_tc_attach", integer, [pointer, pointer]),
@@ -94,6 +97,13 @@ def check(code: int, what: str) -> int:
         return code
     number = -code if code < -1 else ctypes.get_errno() or -code
     raise KernelError(f"{what}: {os.strerror(number)} ({errno.errorcode.get(number, number)})")
+
+
+def _fdinfo(fd: int) -> dict[str, int]:
+    """A map's numbers as /proc tells them: map_type, key_size, value_size, memlock."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    pairs = (line.split(":", 1) for line in lines)
+    return {name: int(value) for name, value in pairs if value.strip().isdigit()}
 
 
 class BpfMap:
@@ -135,12 +145,20 @@ class BpfMap:
         return not self._library.bpf_map_delete_elem(self.fd, key)
 
     def memory_bytes(self) -> int:
-        """What the map takes in the kernel (memlock of its fdinfo)."""
-        for line in Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "memlock":
-                return int(value)
-        return 0
+        """What the map takes in the kernel."""
+        return _fdinfo(self.fd)["memlock"]
+
+    def copy_from(self, fd: int) -> None:
+        """Take over what another map of the same layout holds, as far as there is room."""
+        info = _fdinfo(fd)
+        if (info["key_size"], info["value_size"]) != (self.key_bytes, self.value_bytes):
+            return
+        if info["map_type"] not in _HASH_TYPES:
+            return
+        for keys, values in BpfMap(self._library, fd, self.key_bytes, self.value_bytes).batches():
+            count = ctypes.c_uint32(len(keys) // self.key_bytes)
+            if count.value:
+                self._library.bpf_map_update_batch(self.fd, keys, values, ctypes.byref(count), None)
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries as packed (keys, values), some thousand at a time (BPF_MAP_LOOKUP_BATCH)."""

@@ -9,6 +9,7 @@ the kernel has them (6.6) and by clsact filters elsewhere.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import socket
@@ -19,7 +20,7 @@ from typing import Final
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
-from gwlbtun.host.attach import TcFilter, TcxLink, XdpLink
+from gwlbtun.host.attach import TcFilter, TcxLink, XdpLink, get_pinned
 from gwlbtun.host.libbpf import BpfMap, BpfObject
 from gwlbtun.host.pins import PinDirectory
 from gwlbtun.reasons import DropReason
@@ -29,6 +30,7 @@ OBJECT_FILE: Final = Path(__file__).parents[1] / "bpf" / "gwlbtun.bpf.o"
 DROP_REASONS: Final = (DropReason.TUN_WRITE_FAILED, DropReason.SEND_FAILED)
 """What ends in the programs themselves; everything else that ends does so in user space."""
 FLOW_MAPS: Final = ("flows4", "flows6", "fragments4", "fragments6", "errors4", "errors6")
+_ENDPOINT_PREFIXES: Final = ("gwi-", "gwo-")
 _DECAP_L3_SINCE: Final = (6, 3)
 _TCX_SINCE: Final = (6, 6)
 
@@ -96,8 +98,12 @@ class Offload:
             if not any(pins.maps.iterdir()):
                 raise
             self.is_rebuilt = True
+            old = {path.name: get_pinned(path) for path in pins.maps.iterdir()}
             pins.forget_maps(is_own_version=True)
             self._load(object_file)
+            for name, fd in old.items():
+                self._object.map(name).copy_from(fd)
+                os.close(fd)
 
     def _load(self, object_file: Path) -> None:
         self._object = BpfObject(object_file)
@@ -163,21 +169,20 @@ class Offload:
             self._pins.remove()
 
     def adopt_uplinks(self) -> list[int]:
-        """Put this process's programs in the place of an earlier one's; their interfaces. After
-        the endpoints are adopted: a new program with new maps must know them first.
+        """Put this process's program in the place of an earlier one's on all uplinks; which. Flows
+        are learned here from now on, while the earlier programs still serve what goes out.
         """
-        if self._pins is None:
-            return []
-        devices = {i for served in self._served.values() for i in (served.gwi, served.gwo)}
-        for ifindex, path in list(self._pins.links("tcx")):
-            if ifindex in self._attached:
-                continue
-            if ifindex in devices:
-                path.unlink()
-            else:
-                self.add_uplink(ifindex, f"interface {ifindex}")
-        self._pins.forget_maps(is_own_version=False)
+        links = [] if self._pins is None else list(self._pins.links("tcx"))
+        for ifindex, _ in links:
+            name = socket.if_indextoname(ifindex)
+            if not name.startswith(_ENDPOINT_PREFIXES):
+                self.add_uplink(ifindex, name)
         return list(self.uplinks)
+
+    def finish_adoption(self) -> None:
+        """All devices have their new programs: nobody uses maps of other versions any more."""
+        if self._pins is not None:
+            self._pins.forget_maps(is_own_version=False)
 
     def add_uplink(self, ifindex: int, name: str) -> str | None:
         """Watch an interface that GWLB packets come from; why not, or None."""

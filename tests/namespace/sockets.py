@@ -39,7 +39,7 @@ class Gwlb:
             swallow.bind(("0.0.0.0", PORT))  # or the kernel would answer "port unreachable"
             return raw, swallow, _tap(_ETH_P_IP, socket.SOCK_DGRAM, device)
 
-        self._raw, self._swallow, self._tap = call_in_namespace(namespace, open_all)
+        self._raw, self.swallower, self._tap = call_in_namespace(namespace, open_all)
 
     def send(self, datagram: bytes, node: Node = NODE) -> None:
         """Send a UDP payload inside the outer headers of a node."""
@@ -71,7 +71,7 @@ class Gwlb:
 
     def close(self) -> None:
         """Close all sockets."""
-        for sock in (self._raw, self._swallow, self._tap):
+        for sock in (self._raw, self.swallower, self._tap):
             sock.close()
 
 

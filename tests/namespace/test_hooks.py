@@ -53,7 +53,7 @@ def test_first_packet_when_create_takes_a_while_then_it_meets_the_hooks_rules(ri
 def test_packets_when_create_does_not_do_its_work_then_they_flow(
     rig: Rig, text: str | None, failures: int
 ) -> None:
-    """A hook that hangs, fails or is not there stops nothing: packets wait three seconds at most."""
+    """A hook that hangs, fails or is not there stops nothing: packets wait 3 s at most."""
     hook = rig.write_script("bad", text) if text else str(rig.directory / "absent")
     daemon = rig.start("-c", hook)
     endpoint = fresh_endpoint()
