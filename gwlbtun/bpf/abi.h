@@ -52,6 +52,7 @@ struct device {
 	__u32 index;
 	__u16 tag;
 	__u16 reserved;
+	__u32 gwi; /* of its endpoint */
 };
 
 /* A GWLB node that may send to one of our addresses; presence is permission. */

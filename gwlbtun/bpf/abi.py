@@ -22,8 +22,8 @@ ENDPOINT_KEY: Final = struct.Struct("!Q")
 ENDPOINT: Final = struct.Struct("=IIIHH")
 """struct endpoint: gwi, gwo, index, tag, flags."""
 DEVICE_KEY: Final = struct.Struct("=I")
-DEVICE: Final = struct.Struct("=IHxx")
-"""struct device: index, tag."""
+DEVICE: Final = struct.Struct("=IHxxI")
+"""struct device: index, tag, gwi."""
 COUNTERS_KEY: Final = struct.Struct("=I")
 TUNNEL_KEY: Final = struct.Struct("4s4s")
 FLOW_KEY4: Final = struct.Struct("=8s4sHBB")

@@ -20,13 +20,13 @@
 static __always_inline void remember_outer(struct flow *seen, const struct outer *o,
 					   const struct __sk_buff *skb)
 {
-	__builtin_memset(seen, 0, sizeof(*seen));
-	__builtin_memcpy(seen->options, &o->options, OPTIONS_BYTES);
+	copy_words(seen->options, &o->options, OPTIONS_BYTES);
 	seen->gwlb = o->ip.saddr;
 	seen->appliance = o->ip.daddr;
 	seen->port = o->udp.source;
 	__builtin_memcpy(seen->gwlb_mac, o->eth.h_source, ETH_ALEN);
 	__builtin_memcpy(seen->uplink_mac, o->eth.h_dest, ETH_ALEN);
+	seen->flags = 0;
 	seen->uplink = skb->ifindex;
 	seen->seen_s = now_s();
 }
@@ -42,13 +42,12 @@ static __always_inline int learn(struct __sk_buff *skb, const struct flow *seen,
 	if (f.is_error) {
 		if (parse_inner(skb, f.quote, is_ipv6, 1, &quote))
 			return LEAVE;
-		put_error(&f, &quote, tag, is_ipv6, seen);
-	} else if (!f.is_later) {
-		put_flow(&f, tag, is_ipv6, seen);
+		if (put_error(&f, &quote, tag, is_ipv6, seen))
+			return LEAVE;
+	} else if (!f.is_later && put_flow(&f, tag, is_ipv6, seen)) {
+		return LEAVE;
 	}
-	if (f.is_fragment)
-		put_fragment(&f, tag, is_ipv6, seen);
-	return 0;
+	return f.is_fragment ? put_fragment(&f, tag, is_ipv6, seen) : 0;
 }
 
 static __always_inline int learn_usual(struct __sk_buff *skb, void *inner, const struct flow *seen,
@@ -59,8 +58,7 @@ static __always_inline int learn_usual(struct __sk_buff *skb, void *inner, const
 	if (parse_usual(inner, (void *)(long)skb->data_end, skb->len - sizeof(struct outer),
 			is_ipv6, &f))
 		return learn(skb, seen, tag, is_ipv6);
-	put_flow(&f, tag, is_ipv6, seen);
-	return 0;
+	return put_flow(&f, tag, is_ipv6, seen);
 }
 
 /* Remove everything between the Ethernet header and the inner packet, whose family may differ. */
@@ -92,9 +90,8 @@ static __always_inline int decap_packet(struct __sk_buff *skb)
 {
 	__u32 inner_bytes = skb->len - sizeof(struct outer);
 	struct endpoint *endpoint;
-	struct tunnel_key tunnel;
-	__u8 *allowed, is_ipv6;
 	struct flow seen;
+	__u8 is_ipv6;
 	struct outer *o;
 	__be64 id;
 
@@ -108,15 +105,14 @@ static __always_inline int decap_packet(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	id = o->options.endpoint_id;
 	endpoint = bpf_map_lookup_elem(&endpoints, &id);
-	tunnel.gwlb = o->ip.saddr;
-	tunnel.appliance = o->ip.daddr;
-	allowed = bpf_map_lookup_elem(&tunnels, &tunnel);
-	if (!endpoint || !allowed || is_device_gone(skb, endpoint->gwi))
+	if (!endpoint || is_device_gone(skb, endpoint->gwi))
 		return TC_ACT_UNSPEC;
 	is_ipv6 = o->geneve.protocol == bpf_htons(ETH_P_IPV6);
 	if (!is_ipv6 && o->geneve.protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_UNSPEC;
 	if (endpoint->flags & ENDPOINT_HAIRPIN) {
+		if (!is_permitted(o->ip.saddr, o->ip.daddr))
+			return TC_ACT_UNSPEC;
 		count_in(endpoint, inner_bytes);
 		count_out(endpoint->index, inner_bytes);
 		reflect(o);

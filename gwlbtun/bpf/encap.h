@@ -88,13 +88,13 @@ static __always_inline __sum16 outer_checksum(const struct flow *flow, __be16 to
 static __always_inline void fill_outer(struct outer *o, const struct flow *flow, __u32 length,
 				       int is_ipv6)
 {
-	__builtin_memset(o, 0, sizeof(*o));
 	__builtin_memcpy(o->eth.h_dest, flow->gwlb_mac, ETH_ALEN);
 	__builtin_memcpy(o->eth.h_source, flow->uplink_mac, ETH_ALEN);
 	o->eth.h_proto = bpf_htons(ETH_P_IP);
-	o->ip.version = 4;
-	o->ip.ihl = 5;
+	*(__be16 *)&o->ip = bpf_htons(0x4500);
 	o->ip.tot_len = bpf_htons(length + TUNNEL_BYTES);
+	o->ip.id = 0;
+	o->ip.frag_off = 0;
 	o->ip.ttl = OUTER_TTL;
 	o->ip.protocol = IPPROTO_UDP;
 	o->ip.saddr = flow->appliance;
@@ -103,17 +103,30 @@ static __always_inline void fill_outer(struct outer *o, const struct flow *flow,
 	o->udp.source = flow->port;
 	o->udp.dest = bpf_htons(GENEVE_PORT);
 	o->udp.len = bpf_htons(length + TUNNEL_BYTES - sizeof(o->ip));
+	o->udp.check = 0;
 	o->geneve.version_and_words = GENEVE_OPT_WORDS;
+	o->geneve.flags = 0;
 	o->geneve.protocol = is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-	__builtin_memcpy(&o->options, flow->options, OPTIONS_BYTES);
+	o->geneve.vni = 0;
+	copy_words(&o->options, flow->options, OPTIONS_BYTES);
+}
+
+/*
+ * What came in by gwi and is no super-packet has a finished checksum: IPv4 is just pushed along. For
+ * all else the stack has to know that this is a tunnel, and that IPv6 has become IPv4.
+ */
+static __always_inline int is_finished(const struct __sk_buff *skb, const struct device *device,
+				       int is_ipv6)
+{
+	return !is_ipv6 && !skb->gso_size && skb->ingress_ifindex == device->gwi;
 }
 
 static __always_inline int encap_packet(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, length = skb->len, now, mtu = 0;
+	__u32 ifindex = skb->ifindex, length = skb->len, room = sizeof(struct outer), now, mtu = 0;
 	struct device *device;
 	struct flow *flow;
-	struct outer o;
+	struct outer *o;
 	int is_ipv6;
 
 	device = bpf_map_lookup_elem(&devices, &ifindex);
@@ -125,17 +138,22 @@ static __always_inline int encap_packet(struct __sk_buff *skb)
 	flow = is_ipv6 ? find(skb, device->tag, 1) : find(skb, device->tag, 0);
 	if (!flow || flow->flags & FLOW_IN_USER_SPACE)
 		return TC_ACT_UNSPEC;
-	if (bpf_check_mtu(skb, flow->uplink, &mtu, sizeof(o), 0))
+	if (bpf_check_mtu(skb, flow->uplink, &mtu, sizeof(*o), 0))
 		return TC_ACT_UNSPEC;
 	now = now_s();
 	if (flow->seen_s != now)
 		flow->seen_s = now;
-	fill_outer(&o, flow, length, is_ipv6);
-	if (bpf_skb_adjust_room(skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
-		return TC_ACT_UNSPEC;
-	if (bpf_skb_change_head(skb, sizeof(struct ethhdr), 0) ||
-	    bpf_skb_store_bytes(skb, 0, &o, sizeof(o), 0))
+	if (!is_finished(skb, device, is_ipv6)) {
+		if (bpf_skb_adjust_room(skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS))
+			return TC_ACT_UNSPEC;
+		room = sizeof(struct ethhdr);
+	}
+	if (bpf_skb_change_head(skb, room, 0))
 		return drop(DROP_SEND_FAILED);
+	o = (void *)(long)skb->data;
+	if ((void *)(o + 1) > (void *)(long)skb->data_end)
+		return drop(DROP_SEND_FAILED);
+	fill_outer(o, flow, length, is_ipv6);
 	count_out(device->index, length);
 	return bpf_redirect(flow->uplink, 0);
 }

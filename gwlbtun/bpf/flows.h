@@ -121,48 +121,62 @@ static __always_inline int is_same(const struct flow *a, const struct flow *b)
 	return a->uplink == b->uplink;
 }
 
-/* Let the map say what the newest packet carried. */
-static __always_inline void put(void *map, const void *key, const struct flow *seen)
+/* Whether a GWLB node may send to one of our addresses. */
+static __always_inline int is_permitted(__be32 gwlb, __be32 appliance)
+{
+	struct tunnel_key tunnel = {.gwlb = gwlb, .appliance = appliance};
+
+	return bpf_map_lookup_elem(&tunnels, &tunnel) != NULL;
+}
+
+/*
+ * Let the map say what the newest packet carried. Who sent it is asked only when that is something
+ * new: what is known came from a permitted node. Returns 0, or LEAVE.
+ */
+static __always_inline int put(void *map, const void *key, const struct flow *seen)
 {
 	struct flow *known = bpf_map_lookup_elem(map, key);
 
 	if (known && is_same(known, seen)) {
 		if (known->seen_s != seen->seen_s)
 			known->seen_s = seen->seen_s;
-		return;
+		return 0;
 	}
+	if (!is_permitted(seen->gwlb, seen->appliance))
+		return LEAVE;
 	bpf_map_update_elem(map, key, seen, BPF_ANY);
+	return 0;
 }
 
-static __always_inline void put_flow(const struct found *f, __u16 tag, int is_ipv6,
+static __always_inline int put_flow(const struct found *f, __u16 tag, int is_ipv6,
 				     const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
 		fill_key6(&k, f, tag);
-		put(&flows6, &k, seen);
+		return put(&flows6, &k, seen);
 	} else {
 		struct flow_key4 k;
 
 		fill_key4(&k, f, tag);
-		put(&flows4, &k, seen);
+		return put(&flows4, &k, seen);
 	}
 }
 
-static __always_inline void put_fragment(const struct found *f, __u16 tag, int is_ipv6,
+static __always_inline int put_fragment(const struct found *f, __u16 tag, int is_ipv6,
 					 const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct flow_key6 k;
 
 		fill_fragment6(&k, f, tag);
-		put(&fragments6, &k, seen);
+		return put(&fragments6, &k, seen);
 	} else {
 		struct flow_key4 k;
 
 		fill_fragment4(&k, f, tag);
-		put(&fragments4, &k, seen);
+		return put(&fragments4, &k, seen);
 	}
 }
 
@@ -189,19 +203,19 @@ static __always_inline void fill_error6(struct error_key6 *k, const struct found
 		fill_key6(&k->quote, quote, tag);
 }
 
-static __always_inline void put_error(const struct found *error, const struct found *quote,
+static __always_inline int put_error(const struct found *error, const struct found *quote,
 				      __u16 tag, int is_ipv6, const struct flow *seen)
 {
 	if (is_ipv6) {
 		struct error_key6 k;
 
 		fill_error6(&k, error, quote, tag);
-		put(&errors6, &k, seen);
+		return put(&errors6, &k, seen);
 	} else {
 		struct error_key4 k;
 
 		fill_error4(&k, error, quote, tag);
-		put(&errors4, &k, seen);
+		return put(&errors4, &k, seen);
 	}
 }
 

@@ -50,7 +50,17 @@ struct outer {
 	struct udphdr udp;
 	struct geneve_base geneve;
 	struct gwlb_options options;
-} __attribute__((packed));
+} __attribute__((packed, aligned(2))); /* else clang reads and writes single bytes */
+
+/* In words of 8 bytes: clang copies what a packed struct holds byte by byte. */
+static __always_inline void copy_words(void *to, const void *from, int bytes)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < bytes; i += 8)
+		*(__u64 *)(to + i) = *(const __u64 *)(from + i);
+}
 
 #define TUNNEL_BYTES ((__u32)(sizeof(struct outer) - sizeof(struct ethhdr)))
 

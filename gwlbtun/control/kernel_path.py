@@ -184,8 +184,10 @@ class KernelPath:
 
     async def age(self) -> None:
         """Drop flows that have been idle for too long. Runs until cancelled."""
-        while self._offload is not None:
+        while True:
             await asyncio.sleep(_AGE_S)
+            if self._offload is None:
+                continue
             left = 0
             for step in self._offload.expire(
                 int(time.monotonic()), self._limits.tcp_idle_s, self._limits.other_idle_s

@@ -63,12 +63,14 @@ class _TcOptions(ctypes.Structure):
 
 
 class TcFilter:
-    """A program as a clsact filter, for kernels without tcx. It stays until it is removed."""
+    """A program as a clsact filter, for kernels without tcx. It stays until it is removed; what is
+    pinned is the program, so that the next process knows where filters are.
+    """
 
     def __init__(
         self, program: int, ifindex: int, *, is_egress: bool, pin: Path | None = None
     ) -> None:
-        del pin  # needs none
+        self._pin = pin
         self._ifindex = ifindex
         self._is_egress = is_egress
         library = load_library()
@@ -85,6 +87,10 @@ class TcFilter:
             check(code, f"cannot add clsact to interface {ifindex}")
         code = library.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
         check(code, f"cannot attach to interface {ifindex}")
+        if pin is not None:
+            pin.unlink(missing_ok=True)  # it would keep an earlier program and its maps
+            code = library.bpf_obj_pin(program, str(pin).encode())
+            check(code, f"cannot pin {pin}")
 
     def leave(self) -> None:
         """A filter stays by itself."""
@@ -92,6 +98,8 @@ class TcFilter:
     def close(self) -> None:
         """Remove it; the clsact queue stays, others may use it."""
         self.remove(self._ifindex, is_egress=self._is_egress)
+        if self._pin is not None:
+            self._pin.unlink(missing_ok=True)
 
     @staticmethod
     def remove(ifindex: int, *, is_egress: bool) -> None:

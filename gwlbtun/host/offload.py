@@ -207,7 +207,7 @@ class Offload:
         try:
             for ifindex in (gwi, gwo):
                 key = abi.DEVICE_KEY.pack(ifindex)
-                self._devices.put(key, abi.DEVICE.pack(served.index, served.tag))
+                self._devices.put(key, abi.DEVICE.pack(served.index, served.tag, served.gwi))
                 self._attach(ifindex, self._encap, is_egress=True)
         except KernelError:
             self.remove_endpoint(endpoint_id)

@@ -3,7 +3,8 @@
     /sys/fs/bpf/gwlbtun/<network namespace>/maps-<ABI version>/<map>
                                            /links/<interface index>-<tcx or xdp>
 
-Every network namespace has a place of its own, so that several appliances can share one host.
+Where the kernel has no tcx, a filter's program stands in the place of a link. Every network
+namespace has a place of its own, so that several appliances can share one host.
 """
 
 from __future__ import annotations

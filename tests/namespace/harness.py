@@ -58,11 +58,17 @@ def eventually(condition: Callable[[], object], timeout_s: float = 2 * PATIENCE_
 class Daemon:
     """One running ``gwlbtun``; its log goes to a file unless the caller wants it elsewhere."""
 
-    def __init__(self, namespace: str, log_file: Path, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        log_file: Path,
+        arguments: Sequence[str],
+        prefix: Sequence[str] = (),
+    ) -> None:
         self._namespace = namespace
         self._log_file = log_file
         with log_file.open("wb") as out:
-            self.process = start_daemon(namespace, arguments, out.fileno())
+            self.process = start_daemon(namespace, arguments, out.fileno(), prefix)
 
     def wait_until_it_serves(self) -> None:
         """Return when it answers health checks; whatever it said is the failure's reason."""
@@ -128,9 +134,12 @@ class Daemon:
             self.process.wait()
 
 
-def start_daemon(namespace: str, arguments: Sequence[str], stdout: int) -> subprocess.Popen[bytes]:
+def start_daemon(
+    namespace: str, arguments: Sequence[str], stdout: int, prefix: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Start ``gwlbtun`` in a namespace; stderr goes where stdout goes."""
-    command = enter_command(namespace, [sys.executable, "-m", "gwlbtun", *arguments])
+    own = [*prefix, sys.executable, "-m", "gwlbtun", *arguments]
+    command = enter_command(namespace, own)
     return subprocess.Popen(command, stdout=stdout, stderr=subprocess.STDOUT)
 
 
@@ -142,6 +151,8 @@ class Rig:
         self.directory = directory
         self.namespaces = f"{PREFIX}{number}-gwlb", f"{PREFIX}{number}-appliance"
         self.daemons: list[Daemon] = []
+        self.prefix: list[str] = []
+        """A command before the daemon's own, such as setpriv."""
         self._resources = contextlib.ExitStack()
         self._resources.callback(self._remove)
         try:
@@ -156,7 +167,7 @@ class Rig:
         """Start a daemon with JSON health answers and wait until it serves."""
         log_file = self.directory / f"log-{len(self.daemons)}"
         arguments = ["-p", str(HEALTH_PORT), "-j", *options]
-        daemon = Daemon(self.namespaces[1], log_file, arguments)
+        daemon = Daemon(self.namespaces[1], log_file, arguments, self.prefix)
         self.daemons.append(daemon)
         daemon.wait_until_it_serves()
         return daemon

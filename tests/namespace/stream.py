@@ -18,16 +18,19 @@ from tests.vectors.inet import CLIENT_4, udp
 _SO_RCVBUFFORCE: Final = 33
 _BUFFER_BYTES: Final = 32 << 20
 _NUMBER: Final = struct.Struct("!I")
+_PORT: Final = slice(-_NUMBER.size - 8, -_NUMBER.size - 6)
+"""The inner UDP source port, counted from the end."""
 _SETTLE_S: Final = 1.0
 
 
 class Stream:
     """Sends in a thread of its own while the ``with`` block runs; then ``lost`` is known."""
 
-    def __init__(self, rig: Rig, endpoint: int, rate_pps: int = 10_000) -> None:
+    def __init__(self, rig: Rig, endpoint: int, rate_pps: int = 10_000, *, flows: int = 1) -> None:
         self.sent = 0
         self._returned: set[int] = set()
         self._rate_pps = rate_pps
+        self._flows = flows
         template = NODE.packet(gwlb(udp(CLIENT_4, _NUMBER.pack(0)), 7, endpoint))
         # UDP checksums off, outer and inner: only the number at the end changes.
         packet = bytearray(template)
@@ -77,6 +80,8 @@ class Stream:
             due = int((time.monotonic() - start) * self._rate_pps)
             for number in range(self.sent, min(due, self.sent + 32)):
                 self._packet[-_NUMBER.size :] = _NUMBER.pack(number)
+                if self._flows > 1:
+                    self._packet[_PORT] = (1024 + number % self._flows).to_bytes(2, "big")
                 self._raw.sendto(self._packet, (destination, 0))
                 self.sent += 1
             time.sleep(0.0005)

@@ -3,7 +3,11 @@
 # a system, runs the steps it is given, and turns the machine off.
 set -u
 
-programs() { # the verifier, and every vector on single frames
+verifier() { # each program, with the verifier's reasons
+    python3 tests/vm/verifier.py || failed="$failed $step"
+}
+
+programs() { # every vector on single frames
     check tests/kernel -k 'not mutated and not mirror and not keys'
 }
 
@@ -24,7 +28,10 @@ keep() { # crash, take-over, teardown
 }
 
 check() {
-    python3 -B -m pytest -q -p no:cacheprovider -o timeout=600 "$@" || failed="$failed $step"
+    python3 -m pytest -q -p no:cacheprovider -p tests.vm.patience -o timeout=600 \
+        --basetemp "/tmp/$step" "$@" && return
+    failed="$failed $step"
+    tail -n 20 "/tmp/$step"/*/log-* # of the daemons
 }
 
 mount -t proc proc /proc
@@ -42,7 +49,7 @@ modprobe tun
 
 echo "vm-test: kernel $(uname -r)"
 failed=
-[ $# -gt 0 ] || set -- programs scenarios redirect terminated keep
+[ $# -gt 0 ] || set -- verifier programs scenarios redirect terminated keep
 for step in "$@"; do
     echo "vm-test: $step"
     "$step"
