@@ -4,114 +4,91 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
-import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from bench.measure import Figures, measure
-from bench.topology import (
-    APPLIANCE,
-    APPLIANCE_CORE,
-    GWLB_CORE,
-    inside,
-    pin_polling,
-    topology,
-)
-from bench.traffic import Load, Traffic
+from bench.cases import CASES, PLAIN_CASES, Case, run_case
+from bench.measure import QUICK, Effort
+from bench.systems import OWN, PLAIN, System
+from bench.table import Table
+from bench.tcp import print_tcp
+from bench.topology import GWLB_CORE, NICE
 
-_HOOKS: Final = Path(__file__).parent / "hooks"
-_START_S: Final = 10
-_CASES: Final = {
-    "plain": (None, Load(64, 100, is_tunnel=False)),
-    "1 flow": ("redirect", Load(64, 1)),
-    "100 flows": ("redirect", Load(64, 100)),
-    "10 000 flows": ("redirect", Load(64, 10_000)),
-    "1 000 000 flows": ("redirect", Load(64, 1_000_000)),
-    "all new flows": ("redirect", Load(64, 0)),
-    "100 flows, 1400 bytes": ("redirect", Load(1400, 100)),
-    "100 flows, routed, conntrack, 10 rules": ("route", Load(64, 100)),
-}
+_LOCK: Final = Path("/run/gwlbtun-bench.lock")
+_QUICK_CASES: Final = ("100 flows", "all new flows", "hairpin")
+_TCP: Final = "tcp"
 
 
 def main() -> int:
     """Run the cases that were asked for; exit status 1 when any packet came back wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--handler",
-        default=f"{sys.executable} -m gwlbtun",
-        help="the tunnel handler to measure; -c HOOK is added (default: gwlbtun)",
+    options = _parse()
+    systems = [system for system in OWN if system.name in options.system]
+    if options.handler:
+        systems.append(System.external(options.handler))
+    effort = QUICK if options.quick else Effort()
+    names = options.cases or (
+        [*_QUICK_CASES] if options.quick else [c.name for c in CASES] + [_TCP]
     )
-    parser.add_argument("cases", nargs="*", help=f"any of: {', '.join(map(repr, _CASES))}")
-    options = parser.parse_args()
-    unknown = set(options.cases) - set(_CASES)
-    if unknown:
-        parser.error(f"no such case: {', '.join(sorted(unknown))}")
-    cases = ["plain", *(c for c in _CASES if c in (options.cases or _CASES) and c != "plain")]
-    os.sched_setaffinity(0, {GWLB_CORE})
-    print(f"{'case':40} {'<=0.1% loss':>12} {'saturated':>10} {'of plain':>9} {'us/packet':>10}")
-    ceiling = 0.0
-    wrong = 0
-    for case in cases:
-        hook, load = _CASES[case]
-        with topology():
-            polling = pin_polling()
-            with _handler(options.handler, hook) as pid:
-                figures = measure(case, load, [polling] if pid is None else [polling, pid])
-        ceiling = ceiling or figures.lossless_pps
-        wrong += figures.wrong
-        print(_line(figures, ceiling), flush=True)
+    cases = [case for case in CASES if case.name in names]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up as after Ctrl-C
+    with _alone():
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        os.sched_setaffinity(0, {GWLB_CORE})
+        wrong = _packets(cases, systems, effort) if cases else 0
+        if _TCP in names:
+            print_tcp([system for system in systems if system in OWN], effort)
     return 1 if wrong else 0
 
 
-def _line(figures: Figures, ceiling: float) -> str:
-    ratio = figures.lossless_pps / ceiling if ceiling else 0.0
-    return (
-        f"{figures.case:40} {figures.lossless_pps:12,.0f} {figures.saturated_pps:10,.0f}"
-        f" {ratio:9.3f} {figures.cpu_us:10.2f}" + (f"  {figures.wrong} WRONG" * bool(figures.wrong))
+def _packets(cases: list[Case], systems: list[System], effort: Effort) -> int:
+    table = Table()
+    needed = {case.ceiling for case in cases}
+    ceilings = [case for case in PLAIN_CASES if case.ceiling in needed]
+    for case in ceilings:
+        table.add(run_case(case, PLAIN, effort))
+    for case in cases:
+        for system in filter(case.is_for, systems):
+            table.add(run_case(case, system, effort))
+    table.add(run_case(ceilings[0], PLAIN, effort))  # how steady the machine was
+    return table.wrong
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--system",
+        action="append",
+        choices=[system.name for system in OWN],
+        help="the daemon's path to measure, repeatable (default: both)",
     )
+    parser.add_argument(
+        "--handler", metavar="COMMAND", help="another tunnel handler; -c HOOK is added to it"
+    )
+    parser.add_argument("--quick", action="store_true", help="few cases, short: is it still fast?")
+    known = [*(case.name for case in CASES), _TCP]
+    parser.add_argument("cases", nargs="*", help=f"any of: {', '.join(map(repr, known))}")
+    options = parser.parse_args()
+    unknown = set(options.cases) - set(known)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    options.system = options.system or [system.name for system in OWN]
+    return options
 
 
 @contextlib.contextmanager
-def _handler(command: str, hook: str | None) -> Iterator[int | None]:
-    """Run the handler on the appliance's core until the case is over."""
-    if hook is None:
-        yield None
-        return
-    arguments = [*shlex.split(command), "-c", str(_HOOKS / f"{hook}.sh")]
-    process = subprocess.Popen(
-        ["taskset", "-c", str(APPLIANCE_CORE), *inside(APPLIANCE, *arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        _wait_until_it_answers()
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
+def _alone() -> Iterator[None]:
+    """Two benches at once would measure each other."""
+    with _LOCK.open("w") as lock:
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_it_answers() -> None:
-    probe = Traffic(Load(64, 1))
-    try:
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
-            if probe.run(10, 0.2).returned:
-                return
-    finally:
-        probe.close()
-    message = f"the handler returned no packet within {_START_S} s"
-    raise RuntimeError(message)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another bench runs on this machine")
+        yield
 
 
 if __name__ == "__main__":
