@@ -52,6 +52,9 @@ class Events(Protocol):
     def on_unknown(self, endpoint_id: int, datagram: bytes, peer: Peer) -> None:
         """A valid packet of an endpoint that does not exist."""
 
+    def on_waiting(self, endpoint: Endpoint) -> None:
+        """A fragment waits for its first one, which may leave by the kernel path."""
+
     def on_broken(self, endpoint: Endpoint, cause: OSError) -> None:
         """An interface of the endpoint is gone."""
 
@@ -212,8 +215,16 @@ class Forwarder:
                 self._enqueue(verdict, length, endpoint)
                 if encap.released:
                     self._send_released(endpoint)
-            elif verdict is not None:
+            elif verdict is None:
+                self._events.on_waiting(endpoint)
+            else:
                 self._drop(verdict, endpoint)
+
+    def retry_waiting(self, endpoint: Endpoint) -> None:
+        """Look again for the flow of fragments that wait for their first one."""
+        self._encap.retry(endpoint, int(time.monotonic()))
+        self._send_released(endpoint)
+        self._flush()
 
     def _enqueue(self, flow: Flow, length: int, endpoint: Endpoint) -> None:
         """Put the outer header before body ``batch.count``."""

@@ -35,6 +35,7 @@ _QUEUE_PACKETS: Final = 8192
 _ROOM_BYTES: Final = 1 << 20
 _HOLD_S: Final = 3.0
 _RETRY_S: Final = 10
+_RETRY_FRAGMENTS_S: Final = 0.005
 _STOP_CREATE_S: Final = 1.5
 _STOP_DESTROY_S: Final = 2.0
 _STOP_S: Final = 4.0
@@ -104,6 +105,7 @@ class EndpointLife:
         self._log = log
         self._clock = clock
         self._lives: dict[int, _Life] = {}
+        self._retrying: set[int] = set()
         self._retry_at: dict[int, float] = {}
         self._limit_told_at = -float(_LOG_EVERY_S)
         self._is_stopping = False
@@ -126,6 +128,21 @@ class EndpointLife:
             life.room.append((datagram, peer))
         else:
             self.forwarder.drops.count(DropReason.ENDPOINT_OPENING)
+
+    def on_waiting(self, endpoint: Endpoint) -> None:
+        """Look every few milliseconds whether a waiting fragment's first one has left by the kernel
+        path, as long as any waits.
+        """
+        if endpoint.kernel is not None and endpoint.id not in self._retrying:
+            self._retrying.add(endpoint.id)
+            asyncio.get_running_loop().call_later(_RETRY_FRAGMENTS_S, self._retry, endpoint)
+
+    def _retry(self, endpoint: Endpoint) -> None:
+        self._retrying.discard(endpoint.id)
+        if self.open.get(endpoint.id) is endpoint:
+            self.forwarder.retry_waiting(endpoint)
+            if endpoint.waiting:
+                self.on_waiting(endpoint)
 
     def on_broken(self, endpoint: Endpoint, cause: OSError) -> None:
         """An interface was deleted under us: close what is left; the next packet opens it anew."""

@@ -62,6 +62,15 @@ class Encap:
                 return flow
         return self._judge(bytes(memoryview(buffer)[offset : offset + length]), endpoint, now)
 
+    def retry(self, endpoint: Endpoint, now: int) -> None:
+        """Release fragments whose first one has left by the kernel path meanwhile."""
+        if endpoint.kernel is None:
+            return
+        for key, packet in endpoint.waiting.firsts():
+            flow = _ask_kernel(endpoint.kernel, parse_inner(packet), now)
+            if flow is not None:
+                self.released += [(each, flow) for each in endpoint.waiting.release(key)]
+
     def _judge(self, packet: bytes, endpoint: Endpoint, now: int) -> Flow | DropReason | None:
         """The careful way, for every shape of packet."""
         try:

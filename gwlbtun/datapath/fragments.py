@@ -29,6 +29,13 @@ class WaitingFragments:
         self._waiting.setdefault(fragment, (now, []))[1].append(packet)
         return True
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def firsts(self) -> list[tuple[bytes, bytes]]:
+        """Each fragment key with the first packet that waits under it."""
+        return [(key, packets[0]) for key, (_, packets) in self._waiting.items()]
+
     def release(self, fragment: bytes) -> list[bytes]:
         """Take out what waited for this first fragment, in order of arrival."""
         if fragment not in self._waiting:

@@ -18,12 +18,12 @@ from gwlbtun.host.offload import FLOW_MAPS, OBJECT_FILE
 from gwlbtun.lab.instance import Lab, default_appliance
 from gwlbtun.lab.namespaces import call_in_namespace, enter_command
 from gwlbtun.lab.plan import CLIENT_ADDRESSES, SERVER_ADDRESSES, LabPlan
-from gwlbtun.wire.gwlb import endpoint_id_to_hex
+from gwlbtun.wire.gwlb import endpoint_id_to_hex, endpoint_interfaces
 from tests.namespace.harness import PREFIX, Rig, eventually, fresh_endpoint
 from tests.namespace.hooks import redirect
 from tests.namespace.stream import Stream
-from tests.vectors.geneve import NODE, gwlb
-from tests.vectors.inet import CLIENT_4, tcp
+from tests.vectors.geneve import COOKIE, NODE, gwlb, gwlb_header
+from tests.vectors.inet import CLIENT_4, fragments, tcp, udp_of_size
 
 pytestmark = pytest.mark.namespace
 
@@ -211,3 +211,21 @@ def test_tcp_when_a_gigabyte_ends_on_the_appliance_then_hardly_anything_is_sent_
         segments = _GIGABYTE / 8448
         assert report["sum_sent"].get("retransmits", 0) < segments / 100
         assert lab.status()["violations"] == 0
+
+
+def test_fragments_when_their_first_leaves_by_the_kernel_path_then_they_follow(rig: Rig) -> None:
+    """Later fragments that came first wait in user space, which does not see the first one."""
+    rig.start("--datapath", "ebpf")
+    endpoint = fresh_endpoint()
+    whole = udp_of_size(CLIENT_4, 1500)
+    gwi, gwo = endpoint_interfaces(endpoint)
+    for _ in range(2):  # by user space, then by the kernel path
+        rig.gwlb.send(gwlb(whole, COOKIE, endpoint))
+        assert rig.stack.arrived(gwi) == whole
+    first, *later = fragments(udp_of_size(CLIENT_4, 4000), 1000)
+    for packet in later:
+        rig.stack.send(gwo, packet)
+    rig.stack.send(gwo, first)
+    outside = NODE.return_outer + gwlb_header(whole, COOKIE, endpoint)
+    returned = {rig.gwlb.returned() for _ in (first, *later)}
+    assert returned == {outside + packet for packet in (first, *later)}

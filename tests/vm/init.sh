@@ -45,11 +45,11 @@ export HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb
 export PYTHONPATH=/gwlbtun:/site PYTHONUNBUFFERED=1
 cd /gwlbtun || exit
 ip link set lo up
-modprobe tun
+modprobe -a tun veth sch_ingress cls_bpf cls_u32 act_mirred # not while a packet waits
 
 echo "vm-test: kernel $(uname -r)"
 failed=
-[ $# -gt 0 ] || set -- verifier programs scenarios redirect terminated keep
+[ $# -gt 0 ] || set -- verifier programs keep terminated redirect scenarios
 for step in "$@"; do
     echo "vm-test: $step"
     "$step"

@@ -17,6 +17,7 @@ from gwlbtun.wire.gwlb import (
     TENCENT,
     GwlbHeader,
     ProviderProfile,
+    endpoint_id_from_interface,
     endpoint_id_to_base60,
     endpoint_id_to_hex,
     endpoint_interfaces,
@@ -187,3 +188,18 @@ def test_read_when_given_any_header_raises_nothing_else(
     with contextlib.suppress(MalformedPacket):
         read = read_gwlb(header, profile)
         assert (read.endpoint_id, read.cookie) == (0, 0)
+
+
+@pytest.mark.parametrize("endpoint_id", [0, 59, 60, 0x0123456789ABCDEF, 2**64 - 1])
+def test_endpoint_of_an_interface_when_it_is_ours_is_found(endpoint_id: int) -> None:
+    """The names lead back to the id, for devices that an earlier process has left."""
+    for name in endpoint_interfaces(endpoint_id):
+        assert endpoint_id_from_interface(name) == endpoint_id
+
+
+@pytest.mark.parametrize(
+    "name", ["eth0", "gwi", "gwi-", "gwx-1", "gwi-01", "gwi-1Y", "gwo-1!", "gwi-uur953OEv0g"]
+)
+def test_endpoint_of_an_interface_when_it_is_not_ours_is_none(name: str) -> None:
+    """Other names, other digits, leading zeros, and numbers beyond 64 bits."""
+    assert endpoint_id_from_interface(name) is None
