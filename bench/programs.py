@@ -23,7 +23,7 @@ from typing import Final
 from bench.load import Load
 from bench.topology import GWLB_DEVICE
 from gwlbtun.errors import KernelError
-from gwlbtun.host.libbpf import BpfObject, load_library
+from gwlbtun.host.libbpf import BpfObject, TestRun, load_library
 
 _HERE: Final = Path(__file__).parent
 _ABI: Final = _HERE.parent / "gwlbtun" / "bpf"
@@ -44,28 +44,6 @@ _BURST: Final = 64
 _SUB_BITS: Final = 5
 _ZERO: Final = bytes(4)
 _SETTLE_S: Final = 0.05
-
-
-class _LiveRun(ctypes.Structure):
-    """struct bpf_test_run_opts, of libbpf 0.8 and later."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("data_in", ctypes.c_char_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_char_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +142,8 @@ class Traffic:
 
     def _run_generator(self) -> None:
         context = _XDP_MD.pack(0, len(self._frame), 0, self._ifindex, 0, 0)
-        options = _LiveRun(
-            size=ctypes.sizeof(_LiveRun),
+        options = TestRun(
+            size=ctypes.sizeof(TestRun),
             data_in=self._frame,
             data_size_in=len(self._frame),
             ctx_in=context,

@@ -21,7 +21,7 @@ _HASH_TYPES: Final = (1, 9)
 _BATCH: Final = 16384
 
 
-class _TestRun(ctypes.Structure):
+class TestRun(ctypes.Structure):
     """struct bpf_test_run_opts; ``size`` tells libbpf how much of it we know."""
 
     _fields_ = (
@@ -39,6 +39,7 @@ class _TestRun(ctypes.Structure):
         ("duration", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
     )
 
 
@@ -279,8 +280,8 @@ class BpfObject:
         ``context`` is a struct __sk_buff whose ifindex the program sees.
         """
         output = ctypes.create_string_buffer(len(packet) + 512)
-        options = _TestRun(
-            size=ctypes.sizeof(_TestRun),
+        options = TestRun(
+            size=ctypes.sizeof(TestRun),
             data_in=packet,
             data_size_in=len(packet),
             data_out=ctypes.addressof(output),
