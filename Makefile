@@ -13,7 +13,7 @@ PURE := tests/unit/wire tests/unit/datapath
 
 .PHONY: help
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## prepare .venv with .venv/bin/gwlbtun in it
@@ -42,8 +42,13 @@ lint: ## ruff, mypy, shellcheck
 
 .PHONY: bench
 bench: ## packet rates and CPU per packet, as ratios in one run (root)
-	@scripts/setup.sh $(TOOLS)
+	@scripts/setup.sh $(TOOLS) taskset:util-linux
 	@.venv/bin/python -m bench
+
+.PHONY: vm-test
+vm-test: ## the kernel path on Debian's kernels 6.1 and 6.12, in QEMU
+	@scripts/vm-test.sh bookworm
+	@scripts/vm-test.sh trixie
 
 .PHONY: lock
 lock: ## renew requirements/*.txt from pyproject.toml and requirements/*.in

@@ -65,6 +65,7 @@ def remove_leftovers() -> list[str]:
     if not state.path.exists() and not pins.path.exists():
         return []
     state.lock()
+    remove_left_filters()
     found = []
     if pins.remove():
         found.append("programs and maps")

@@ -63,5 +63,6 @@ if [ -z "$failed" ]; then
 else
     echo "vm-test: failed on $(uname -r):$failed"
 fi
+sleep 3 # let the serial port send what was said
 echo b >/proc/sysrq-trigger
 sleep 60
