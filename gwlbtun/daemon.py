@@ -20,7 +20,7 @@ from typing import Any, Final
 from gwlbtun import __version__
 from gwlbtun.config import Config
 from gwlbtun.control import log as logging
-from gwlbtun.control.devices import DescriptorStore, Devices
+from gwlbtun.control.devices import Devices
 from gwlbtun.control.endpoints import EndpointLife
 from gwlbtun.control.health import HealthServer, HealthStyle, Verdict
 from gwlbtun.control.hooks import Hooks, reset_signals
@@ -45,6 +45,7 @@ _GC_THRESHOLDS: Final = (50_000, 20, 100)
 cycles, reference counting frees them."""
 _OTHER_DESCRIPTORS: Final = 512
 """Beside the endpoints' two each: health connections, hooks, sockets."""
+_ANY_BUFFER_BYTES: Final = 65536
 _LAG_LIMIT_S: Final = 1.0
 _CHECK_S: Final = 1.0
 
@@ -59,8 +60,9 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
     try:
         for notice in notices:
             log.info(notice)
-        store = _prepare_state(config, log)
-        asyncio.run(_run(config, store))
+        with open_receiver(_ANY_BUFFER_BYTES):  # taken by another daemon? then touch nothing
+            devices = _prepare_state(config, log)
+        asyncio.run(_run(config, devices))
     except KernelError as error:
         log.critical(str(error))
         return 1
@@ -72,7 +74,7 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
 class Daemon:
     """Everything that runs, wired together once."""
 
-    def __init__(self, config: Config, store: DescriptorStore | None) -> None:
+    def __init__(self, config: Config, devices: Devices) -> None:
         self._config = config
         self._log = logging.get_logger("core")
         self._stop = asyncio.Event()
@@ -88,6 +90,7 @@ class Daemon:
             log=logging.get_logger("core"),
         )
         self._guard = ReversePathGuard(logging.get_logger("tunnel"))
+        self._peers = PeerTable(config.allowed_sources)
         self._kernel_path = KernelPath(
             open_kernel_path(
                 config.datapath,
@@ -96,6 +99,7 @@ class Daemon:
                 self._log,
                 is_kept=config.keep,
                 has_xdp=config.hairpin_xdp,
+                is_allowed=self._peers.is_allowed,
             ),
             self._limits,
             config.uplinks,
@@ -110,7 +114,7 @@ class Daemon:
             self._hooks,
             self._guard,
             self._kernel_path,
-            Devices(store),
+            devices,
             logging.get_logger("geneve"),
             hairpin_endpoints=config.hairpin_endpoints,
         )
@@ -151,7 +155,7 @@ class Daemon:
             receiver,
             sender,
             Decap(PROFILES[config.provider]),
-            PeerTable(config.allowed_sources),
+            self._peers,
             self._life,
         )
         stack.callback(forwarder.close)
@@ -262,21 +266,28 @@ class Daemon:
             self._log.critical("task failed", task=task.get_name(), exc_info=task.exception())
 
 
-async def _run(config: Config, store: DescriptorStore | None) -> None:
+async def _run(config: Config, devices: Devices) -> None:
     """Everything that belongs to the event loop is made inside it."""
-    await Daemon(config, store).run()
+    await Daemon(config, devices).run()
 
 
-def _prepare_state(config: Config, log: Logger) -> DescriptorStore | None:
+def _prepare_state(config: Config, log: Logger) -> Devices:
     """Be the one that keeps its state here, or remove what one that was killed has left."""
+    has_manager = bool(os.environ.get("NOTIFY_SOCKET"))
     if not config.keep:
+        if has_manager:  # it may hold devices of an earlier daemon that kept its state
+            SystemdStore().clear()
         found = remove_leftovers()
         if found:
             log.warning("removed what an earlier daemon had left", found=found)
-        return None
+        return Devices(None, None)
     state = StateDirectory()
     state.lock()
-    return SystemdStore() if os.environ.get("NOTIFY_SOCKET") else Keeper(state.keeper_socket)
+    if has_manager:
+        return Devices(SystemdStore(), state.path)
+    keeper = Keeper(state.keeper_socket)
+    keeper.start()
+    return Devices(keeper, state.path)
 
 
 def _raise_descriptor_limit(wanted: int) -> None:

@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from gwlbtun.datapath.counters import Drops
@@ -82,6 +83,8 @@ class Forwarder:
         self._sockaddrs: dict[bytes, bytes] = {}
         self._receiver_fd = receiver.fileno()
         self._endpoints: dict[int, Endpoint] = {}
+        self._device_indices: dict[int, int] = {}
+        """Interfaces that inner packets come out of: no GWLB speaks to us from there."""
         self._epoll = select.epoll()
         self._epoll.register(self._receiver_fd, select.EPOLLIN)
 
@@ -91,9 +94,11 @@ class Forwarder:
 
     def attach(self, endpoint: Endpoint) -> None:
         """Take an endpoint whose devices are open."""
-        for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
+        for name, fd in ((endpoint.gwi, endpoint.gwi_fd), (endpoint.gwo, endpoint.gwo_fd)):
             self._endpoints[fd] = endpoint
             self._epoll.register(fd, select.EPOLLIN)
+            with suppress(OSError):  # deleted already: no packet will come from it
+                self._device_indices[socket.if_nametoindex(name)] = fd
         self._decap.endpoints[endpoint.id] = endpoint
 
     def detach(self, endpoint: Endpoint) -> None:
@@ -101,6 +106,8 @@ class Forwarder:
         for fd in (endpoint.gwi_fd, endpoint.gwo_fd):
             if self._endpoints.pop(fd, None) is not None:
                 self._epoll.unregister(fd)
+        gone = (endpoint.gwi_fd, endpoint.gwo_fd)
+        self._device_indices = {i: fd for i, fd in self._device_indices.items() if fd not in gone}
         if self._decap.endpoints.get(endpoint.id) is endpoint:
             self._decap.forget(endpoint)
 
@@ -148,9 +155,12 @@ class Forwarder:
 
     def _admit(self, meta: bytes) -> Peer | DropReason:
         """Judge a peer that is seen for the first time."""
+        ifindex = parse_ifindex(meta)
+        if ifindex in self._device_indices:
+            return DropReason.SOURCE_INSIDE_TUNNEL
         peer = self._peers.admit(meta, *parse_meta(meta))
         if isinstance(peer, Peer):
-            self._events.on_peer(peer, parse_ifindex(meta))
+            self._events.on_peer(peer, ifindex)
         return peer
 
     def _take(

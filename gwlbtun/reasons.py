@@ -49,6 +49,8 @@ class DropReason(IntEnum):
     INNER_OVERSIZE = 21, "the inner packet is larger than the 8500 bytes that GWLB carries"
     OUTER_OVERSIZE = 22, "the outer packet is larger than the uplink's MTU"
     SEND_FAILED = 23, "the kernel refused to send the outer packet"
+    # Appended later, of any kind.
+    SOURCE_INSIDE_TUNNEL = 24, "an inner host speaks Geneve to the appliance, as only GWLB may"
 
     @property
     def label(self) -> str:

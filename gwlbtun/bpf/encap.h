@@ -13,6 +13,7 @@
 #include "outer.h"
 
 #define INNER_MTU 8500
+#define MAX_SEGMENT_HEADERS 120 /* IPv4 or IPv6 and TCP, with options */
 #define ENCAP_FLAGS                                                                                \
 	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |   \
 	 BPF_F_ADJ_ROOM_NO_CSUM_RESET)
@@ -37,7 +38,7 @@ static __always_inline void learn_fragment(const struct flow *flow, const struct
 	struct flow copy = *flow;
 
 	copy.seen_s = now_s();
-	put_fragment(f, tag, is_ipv6, &copy);
+	store_fragment(f, tag, is_ipv6, &copy);
 }
 
 static __always_inline struct flow *find_unusual(struct __sk_buff *skb, __u16 tag,
@@ -140,6 +141,8 @@ static __always_inline int encap_packet(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (bpf_check_mtu(skb, flow->uplink, &mtu, sizeof(*o), 0))
 		return TC_ACT_UNSPEC;
+	if (skb->gso_size && skb->gso_size + MAX_SEGMENT_HEADERS + TUNNEL_BYTES > mtu)
+		return TC_ACT_UNSPEC; /* of super-packets only the segments have to fit */
 	now = now_s();
 	if (flow->seen_s != now)
 		flow->seen_s = now;

@@ -180,6 +180,23 @@ static __always_inline int put_fragment(const struct found *f, __u16 tag, int is
 	}
 }
 
+/* The same for what a flow in the maps already says, wherever its packets are served. */
+static __always_inline void store_fragment(const struct found *f, __u16 tag, int is_ipv6,
+					   const struct flow *known)
+{
+	if (is_ipv6) {
+		struct flow_key6 k;
+
+		fill_fragment6(&k, f, tag);
+		bpf_map_update_elem(&fragments6, &k, known, BPF_ANY);
+	} else {
+		struct flow_key4 k;
+
+		fill_fragment4(&k, f, tag);
+		bpf_map_update_elem(&fragments4, &k, known, BPF_ANY);
+	}
+}
+
 /* The key of an error is that of its quote and who tells whom. */
 static __always_inline void fill_error4(struct error_key4 *k, const struct found *error,
 					const struct found *quote, __u16 tag)

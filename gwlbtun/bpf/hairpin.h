@@ -7,28 +7,8 @@
 #ifndef GWLBTUN_HAIRPIN_H
 #define GWLBTUN_HAIRPIN_H
 
-#include "maps.h"
+#include "flows.h"
 #include "outer.h"
-
-static __always_inline void count_in(const struct endpoint *endpoint, __u32 bytes)
-{
-	struct counters *c = bpf_map_lookup_elem(&counts, &endpoint->index);
-
-	if (c) {
-		c->packets_in++;
-		c->bytes_in += bytes;
-	}
-}
-
-static __always_inline void count_out(__u32 index, __u32 bytes)
-{
-	struct counters *c = bpf_map_lookup_elem(&counts, &index);
-
-	if (c) {
-		c->packets_out++;
-		c->bytes_out += bytes;
-	}
-}
 
 /* RFC 1624: the header checksum after one of its words has changed. */
 static __always_inline __sum16 update_checksum(__sum16 check, __be16 old, __be16 new)
@@ -62,7 +42,6 @@ static __always_inline int reflect_frame(struct xdp_md *xdp)
 	void *end = (void *)(long)xdp->data_end;
 	__u32 length = bpf_xdp_get_buff_len(xdp), inner_bytes = length - sizeof(*o);
 	struct endpoint *endpoint;
-	struct tunnel_key tunnel;
 	__be64 id;
 
 	if ((void *)(o + 1) > end || o->eth.h_proto != bpf_htons(ETH_P_IP) ||
@@ -72,9 +51,7 @@ static __always_inline int reflect_frame(struct xdp_md *xdp)
 	endpoint = bpf_map_lookup_elem(&endpoints, &id);
 	if (!endpoint || !(endpoint->flags & ENDPOINT_HAIRPIN))
 		return XDP_PASS;
-	tunnel.gwlb = o->ip.saddr;
-	tunnel.appliance = o->ip.daddr;
-	if (!bpf_map_lookup_elem(&tunnels, &tunnel))
+	if (!is_permitted(o->ip.saddr, o->ip.daddr))
 		return XDP_PASS;
 	count_in(endpoint, inner_bytes);
 	count_out(endpoint->index, inner_bytes);

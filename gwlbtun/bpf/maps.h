@@ -42,4 +42,24 @@ static __always_inline int drop(__u32 reason)
 	return TC_ACT_SHOT;
 }
 
+static __always_inline void count_in(const struct endpoint *endpoint, __u32 bytes)
+{
+	struct counters *c = bpf_map_lookup_elem(&counts, &endpoint->index);
+
+	if (c) {
+		c->packets_in++;
+		c->bytes_in += bytes;
+	}
+}
+
+static __always_inline void count_out(__u32 index, __u32 bytes)
+{
+	struct counters *c = bpf_map_lookup_elem(&counts, &index);
+
+	if (c) {
+		c->packets_out++;
+		c->bytes_out += bytes;
+	}
+}
+
 #endif

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from gwlbtun.errors import KernelError
-from gwlbtun.host.tun import open_tun, set_persistent
+from gwlbtun.host.tun import has_device, open_tun, set_persistent
 from gwlbtun.wire.gwlb import endpoint_id_from_interface, endpoint_interfaces
 
 
@@ -30,11 +32,14 @@ class DescriptorStore(Protocol):
 
 
 class Devices:
-    """Opens and closes TUN devices; ``store`` says that they are kept."""
+    """Opens and closes TUN devices; ``store`` says that they are kept, and ``directory`` notes
+    which endpoints their CREATE hook has done with.
+    """
 
-    def __init__(self, store: DescriptorStore | None) -> None:
+    def __init__(self, store: DescriptorStore | None, directory: Path | None) -> None:
         self.is_kept = store is not None
         self._store = store
+        self._directory = directory
         self._held = store.take() if store else {}
 
     def left_endpoints(self) -> list[int]:
@@ -44,22 +49,54 @@ class Devices:
         names = {name for _, name in socket.if_nameindex()}
         return [i for i in endpoint_ids(names) if names.issuperset(endpoint_interfaces(i))]
 
+    def is_created(self, endpoint_id: int) -> bool:
+        """Whether the CREATE hook of an endpoint that was left had ended."""
+        note = self._note(endpoint_id)
+        return note is not None and note.exists()
+
+    def note_created(self, endpoint_id: int, *, is_created: bool) -> None:
+        """Write down for the next process whether the CREATE hook has ended."""
+        note = self._note(endpoint_id)
+        if note is not None and is_created:
+            note.touch(mode=0o600)
+        elif note is not None:
+            note.unlink(missing_ok=True)
+
     def open(self, name: str) -> int:
         """Open a device, or take over the one that was left. Raises KernelError."""
         fd = self._held.pop(name, None)
+        if fd is not None and not has_device(fd):
+            os.close(fd)
+            fd = None
         if fd is None:
             fd = open_tun(name)
-        if self._store is not None:
+        if self._store is None:
+            return fd
+        try:
             set_persistent(fd, is_persistent=True)
             self._store.put(name, fd)
+        except OSError as error:
+            os.close(fd)
+            raise KernelError(f"cannot keep {name}: {error}") from error
         return fd
 
     def close(self, name: str, fd: int) -> None:
-        """Close a device, which removes it."""
+        """Close a device, which removes it, in whatever state it is."""
         if self._store is not None:
-            self._store.drop(name)
-            set_persistent(fd, is_persistent=False)
+            with suppress(OSError):  # nobody there who holds a copy
+                self._store.drop(name)
+            with suppress(OSError):  # deleted by somebody else
+                set_persistent(fd, is_persistent=False)
         os.close(fd)
+
+    def finish_adoption(self) -> None:
+        """Let go of what was held for endpoints that are no more."""
+        for name, fd in self._held.items():
+            self.close(name, fd)
+        self._held.clear()
+
+    def _note(self, endpoint_id: int) -> Path | None:
+        return self._directory and self._directory / f"created-{endpoint_id:016x}"
 
 
 def endpoint_ids(names: set[str]) -> Iterator[int]:

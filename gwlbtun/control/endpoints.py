@@ -51,6 +51,7 @@ class _Life:
         "begun",
         "ending",
         "endpoint",
+        "is_created",
         "is_left",
         "last_count",
         "last_traffic_s",
@@ -62,6 +63,8 @@ class _Life:
     def __init__(self, *, is_left: bool) -> None:
         self.is_left = is_left
         """At the beginning: by an earlier process. At the end: for a later one."""
+        self.is_created = False
+        """The CREATE hook has ended: only then may the next process do without it."""
         self.begun = asyncio.Event()
         self.room: list[tuple[bytes, Peer]] = []
         self.room_bytes = 0
@@ -158,12 +161,18 @@ class EndpointLife:
             self._lives[endpoint.id].ending.set()
 
     async def adopt(self) -> None:
-        """Take over the endpoints that an earlier process has left, without their CREATE hook."""
-        lives = [self._begin(i, is_left=True) for i in self._devices.left_endpoints()]
+        """Take over the endpoints that an earlier process has left, without their CREATE hook if
+        that had ended there.
+        """
+        lives = [
+            self._begin(i, is_left=self._devices.is_created(i))
+            for i in self._devices.left_endpoints()
+        ]
         self._kernel_path.adopt_uplinks()
         for life in lives:
             await life.begun.wait()
         self._kernel_path.finish_adoption()
+        self._devices.finish_adoption()
 
     async def stop(self) -> None:
         """End every endpoint, DESTROY hooks and all, in four seconds at most; or leave them, if
@@ -172,7 +181,7 @@ class EndpointLife:
         self._is_stopping = True
         tasks = [life.task for life in self._lives.values()]
         for life in self._lives.values():
-            life.is_left = self._devices.is_kept
+            life.is_left = self._devices.is_kept and life.is_created
             life.ending.set()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_STOP_S)
@@ -247,6 +256,11 @@ class EndpointLife:
             self._log.exception("endpoint failed", endpoint=endpoint.hex_id)
         finally:
             life.begun.set()
+            self._end(endpoint, life)
+
+    def _end(self, endpoint: Endpoint, life: _Life) -> None:
+        """Whatever happened: it is left or gone, and its next packet begins a new life."""
+        try:
             if life.is_left and life.endpoint is not None:
                 self._leave(endpoint)
             else:
@@ -255,10 +269,11 @@ class EndpointLife:
                 self.closed += 1
                 what = "endpoint left" if life.is_left else "endpoint closed"
                 self._log.info(what, endpoint=endpoint.hex_id)
-            del self._lives[endpoint_id]
-            if life.room and not self._is_stopping:  # packets came while it ended
-                again = self._begin(endpoint_id)
-                again.room, again.room_bytes = life.room, life.room_bytes
+        finally:
+            del self._lives[endpoint.id]
+        if life.room and life.endpoint is not None and not self._is_stopping:
+            again = self._begin(endpoint.id)  # packets came while it ended
+            again.room, again.room_bytes = life.room, life.room_bytes
 
     async def _bring_up(self, endpoint: Endpoint) -> None:
         endpoint.gwi_fd = self._devices.open(endpoint.gwi)
@@ -291,6 +306,8 @@ class EndpointLife:
             life.is_left = False
         else:
             await self._hooks.run("CREATE", target)
+        life.is_created = True
+        self._devices.note_created(target.id, is_created=True)
 
     def _admit(self, endpoint: Endpoint, life: _Life) -> None:
         """Let packets through, those that have waited first."""
@@ -339,6 +356,7 @@ class EndpointLife:
         for name, fd in ((endpoint.gwi, endpoint.gwi_fd), (endpoint.gwo, endpoint.gwo_fd)):
             if fd >= 0:
                 self._devices.close(name, fd)
+        self._devices.note_created(endpoint.id, is_created=False)
         endpoint.close()
 
 

@@ -17,6 +17,7 @@ from gwlbtun.control.log import Logger
 from gwlbtun.datapath.endpoints import Endpoint, FlowLimits
 from gwlbtun.datapath.peers import Peer
 from gwlbtun.errors import KernelError
+from gwlbtun.host.adoption import IsAllowed
 from gwlbtun.host.kernel_flows import KernelFlows
 from gwlbtun.host.offload import Offload, OffloadSizes
 from gwlbtun.host.pins import PinDirectory
@@ -43,14 +44,18 @@ def open_kernel_path(
     *,
     is_kept: bool,
     has_xdp: bool,
+    is_allowed: IsAllowed,
 ) -> Offload | None:
     """Load the programs, or say why not. Raises KernelError where they are demanded."""
+    place = PinDirectory.of_this_namespace()
     if data_path == "user":
+        place.remove()  # an earlier daemon's programs would go on beside us
         return None
-    pins = PinDirectory.of_this_namespace() if is_kept else None
+    pins = place if is_kept else None
     try:
-        offload = Offload(opt_class, sizes, pins, has_xdp=has_xdp)
+        offload = Offload(opt_class, sizes, pins, has_xdp=has_xdp, is_allowed=is_allowed)
     except KernelError as error:
+        place.remove()
         if data_path == "ebpf":
             raise
         log.warning("all packets take the user-space path", reason=str(error))
@@ -97,7 +102,7 @@ class KernelPath:
     def adopt_uplinks(self) -> None:
         """Take the uplinks over from an earlier process; its endpoints follow one by one."""
         if self._offload is not None and self._is_kept:
-            for ifindex in self._offload.adopt_uplinks():
+            for ifindex in self._offload.adopt_uplinks(self._uplinks):
                 name = _interface_name(ifindex)
                 self._log.info("kernel path taken over", uplink=name)
                 self._reflect_at_driver(ifindex, name)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 _MAX_BYTES: Final = 256 * 1024
+_MAX_KEYS: Final = 64
+"""Datagrams that may wait for their first fragment: each costs a look every few milliseconds."""
 _WAIT_S: Final = 2
 
 
@@ -23,7 +25,8 @@ class WaitingFragments:
 
     def keep(self, fragment: bytes, packet: bytes, now: int) -> bool:
         """Let a packet wait for its first fragment; False when there is no room."""
-        if self._bytes + len(packet) > _MAX_BYTES:
+        is_new = fragment not in self._waiting
+        if self._bytes + len(packet) > _MAX_BYTES or (is_new and len(self._waiting) >= _MAX_KEYS):
             return False
         self._bytes += len(packet)
         self._waiting.setdefault(fragment, (now, []))[1].append(packet)

@@ -44,11 +44,16 @@ class PeerTable:
         verdict = self.known[key] = self._judge(source, port, destination)
         return verdict
 
+    def is_allowed(self, source: bytes) -> bool:
+        """Whether this address (4 bytes, network order) is in one of the allowed networks."""
+        sender = IPv4Address(source)
+        return any(sender in network for network in self._allowed)
+
     def _judge(self, source: bytes, port: int, destination: bytes) -> Peer | DropReason:
         sender, receiver = IPv4Address(source), IPv4Address(destination)
         if not port or not _is_unicast(sender) or not _is_unicast(receiver):
             return DropReason.INVALID_GENEVE_TUNNEL
-        if not any(sender in network for network in self._allowed):
+        if not self.is_allowed(source):
             return DropReason.SOURCE_NOT_ALLOWED
         return Peer(source, port, destination)
 

@@ -120,7 +120,16 @@ class _Link:
     A link that is pinned already gets the program between two packets.
     """
 
-    def __init__(self, program: int, ifindex: int, attach: _Attach, pin: Path | None) -> None:
+    def __init__(
+        self,
+        program: int,
+        ifindex: int,
+        attach: _Attach,
+        pin: Path | None,
+        *,
+        is_adopted: bool = False,
+    ) -> None:
+        """``is_adopted`` takes over a link that is pinned, and makes none where it is dead."""
         self._pin = pin
         if pin is not None and pin.exists():
             self._fd = get_pinned(pin)
@@ -128,6 +137,8 @@ class _Link:
                 update_link(self._fd, program)
             except KernelError:  # a link of an interface that was deleted, its index used again
                 os.close(self._fd)
+                if is_adopted:
+                    raise
                 pin.unlink()
             else:
                 return
@@ -152,9 +163,16 @@ class TcxLink(_Link):
     """A tc program in front of an interface's queue (6.6)."""
 
     def __init__(
-        self, program: int, ifindex: int, *, is_egress: bool, pin: Path | None = None
+        self,
+        program: int,
+        ifindex: int,
+        *,
+        is_egress: bool,
+        pin: Path | None = None,
+        is_adopted: bool = False,
     ) -> None:
-        super().__init__(program, ifindex, (_TCX_EGRESS if is_egress else _TCX_INGRESS, 0), pin)
+        attach = (_TCX_EGRESS if is_egress else _TCX_INGRESS, 0)
+        super().__init__(program, ifindex, attach, pin, is_adopted=is_adopted)
 
 
 class XdpLink(_Link):

@@ -23,12 +23,12 @@ from typing import Final
 from gwlbtun.errors import KernelError
 
 _MAX_MESSAGE: Final = 64
-_TIMEOUT_S: Final = 5.0
+_TIMEOUT_S: Final = 1.0
 _START_S: Final = 5.0
 
 
 class Keeper:
-    """The daemon's side. The process is started with the first descriptor."""
+    """The daemon's side. Everything raises OSError when the process does not answer."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,7 +50,9 @@ class Keeper:
 
     def put(self, name: str, fd: int) -> None:
         """Let a copy of a descriptor be held."""
-        client = self._connect() or self._start()
+        client = self._connect()
+        if client is None:
+            raise ConnectionError("the keeper of descriptors is gone")
         with client:
             socket.send_fds(client, [f"PUT {name}".encode()], [fd])
             client.recv(_MAX_MESSAGE)
@@ -82,8 +84,14 @@ class Keeper:
             return None
         return client
 
-    def _start(self) -> socket.socket:
-        """In a session of its own: no terminal's Ctrl-C and no shell's exit reaches it."""
+    def start(self) -> None:
+        """Start the process if there is none, in a session of its own: no terminal's Ctrl-C and no
+        shell's exit reaches it. Raises KernelError.
+        """
+        client = self._connect()
+        if client is not None:
+            client.close()
+            return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         subprocess.Popen(
             [sys.executable, "-m", "gwlbtun.host.keeper", str(self._path)],
@@ -96,7 +104,8 @@ class Keeper:
         while time.monotonic() < deadline:
             client = self._connect()
             if client is not None:
-                return client
+                client.close()
+                return
             time.sleep(0.01)
         raise KernelError(f"the keeper of descriptors does not answer on {self._path}")
 

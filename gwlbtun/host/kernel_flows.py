@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from gwlbtun.bpf import abi
+from gwlbtun.errors import KernelError
 from gwlbtun.host.libbpf import BpfMap
 from gwlbtun.host.offload import Offload
 from gwlbtun.wire.inet import TCP, UDP, InnerFlow, Table
@@ -22,8 +24,9 @@ class KernelFlows:
     def take_over(self, inner: InnerFlow, now: int) -> None:
         """Send this flow's packets up to user space (datapath.kernel)."""
         value = abi.build_user_space_flow(now)
-        for table, key in self._own_places(inner):
-            table.put(key, value)
+        with suppress(KernelError):  # no memory for one more entry: packets come first
+            for table, key in self._own_places(inner):
+                table.put(key, value)
 
     def find(self, inner: InnerFlow) -> abi.KernelFlow | None:
         """What the encap program would use for this packet, if user space does not hold it."""

@@ -13,13 +13,14 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
+from gwlbtun.host.adoption import IsAllowed, Served, adopt_endpoints, adopt_flows, adopt_peers
 from gwlbtun.host.attach import TcFilter, TcxLink, XdpLink, get_pinned
 from gwlbtun.host.libbpf import BpfMap, BpfObject
 from gwlbtun.host.pins import PinDirectory
@@ -30,7 +31,11 @@ OBJECT_FILE: Final = Path(__file__).parents[1] / "bpf" / "gwlbtun.bpf.o"
 DROP_REASONS: Final = (DropReason.TUN_WRITE_FAILED, DropReason.SEND_FAILED)
 """What ends in the programs themselves; everything else that ends does so in user space."""
 FLOW_MAPS: Final = ("flows4", "flows6", "fragments4", "fragments6", "errors4", "errors6")
-_ENDPOINT_PREFIXES: Final = ("gwi-", "gwo-")
+_INGRESS: Final = "ingress"
+_EGRESS: Final = "egress"
+_MAX_TAG: Final = 0xFFFF
+_FRAGMENT_IDLE_S: Final = 30
+"""Of fragments as in user space; an error's entry is of use only as long as its flow is."""
 _DECAP_L3_SINCE: Final = (6, 3)
 _TCX_SINCE: Final = (6, 6)
 
@@ -43,16 +48,6 @@ class OffloadSizes:
     max_endpoints: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """An endpoint in the maps."""
-
-    index: int
-    tag: int
-    gwi: int
-    gwo: int
-
-
 class Offload:
     """The loaded programs and their maps; with ``pins`` they outlive this process."""
 
@@ -63,6 +58,7 @@ class Offload:
         pins: PinDirectory | None = None,
         *,
         has_xdp: bool = False,
+        is_allowed: IsAllowed = lambda _: True,
         object_file: Path = OBJECT_FILE,
     ) -> None:
         """Load the programs. Raises KernelError with the reason why the kernel path cannot be."""
@@ -79,9 +75,15 @@ class Offload:
         self._version = _kernel_version()
         self._attached: dict[int, TcFilter | TcxLink] = {}
         self._xdp: dict[int, XdpLink] = {}
-        self._served: dict[int, _Served] = {}
         self._load_any(object_file)
-        self._adopt_entries()
+        self._served = adopt_endpoints(self._endpoints, self._devices, sizes.max_endpoints)
+        used = {served.index for served in self._served.values()}
+        self._free = [i for i in reversed(range(sizes.max_endpoints)) if i not in used]
+        self._tags = {served.tag for served in self._served.values()}
+        if pins is not None:
+            adopt_peers(self._tunnels, is_allowed)
+            self._tags |= adopt_flows(self._flow_maps, is_allowed)
+        self._next_tag = 0
 
     def _load_any(self, object_file: Path) -> None:
         """With pinned maps if they fit, else with new ones in their place."""
@@ -99,11 +101,14 @@ class Offload:
                 raise
             self.is_rebuilt = True
             old = {path.name: get_pinned(path) for path in pins.maps.iterdir()}
-            pins.forget_maps(is_own_version=True)
-            self._load(object_file)
-            for name, fd in old.items():
-                self._object.map(name).copy_from(fd)
-                os.close(fd)
+            try:
+                pins.forget_maps(is_own_version=True)
+                self._load(object_file)
+                for name, fd in old.items():
+                    self._object.map(name).copy_from(fd)
+            finally:
+                for fd in old.values():
+                    os.close(fd)
 
     def _load(self, object_file: Path) -> None:
         self._object = BpfObject(object_file)
@@ -119,8 +124,9 @@ class Offload:
         self._devices = self._object.map("devices")
         self._tunnels = self._object.map("tunnels")
         self._counts = self._object.map("counts")
+        self._flow_maps = [self._object.map(name) for name in FLOW_MAPS]
         self.flows4, self.flows6, self.fragments4, self.fragments6, self.errors4, self.errors6 = (
-            self._object.map(name) for name in FLOW_MAPS
+            self._flow_maps
         )
 
     def _size_and_load(self) -> None:
@@ -141,17 +147,6 @@ class Offload:
             self._object.set_pin_paths(self._pins.maps)
         self._object.load()
 
-    def _adopt_entries(self) -> None:
-        """What pinned maps know of endpoints: their flows stay valid with their tags."""
-        for keys, values in self._endpoints.batches():
-            for (endpoint_id,), (gwi, gwo, index, tag, _) in zip(
-                abi.ENDPOINT_KEY.iter_unpack(keys), abi.ENDPOINT.iter_unpack(values), strict=True
-            ):
-                self._served[endpoint_id] = _Served(index, tag, gwi, gwo)
-        used = {served.index for served in self._served.values()}
-        self._free = [i for i in reversed(range(self._sizes.max_endpoints)) if i not in used]
-        self._next_tag = max((served.tag for served in self._served.values()), default=0) + 1
-
     def leave(self) -> None:
         """Let the pins hold everything: packets go on without this process."""
         for attached in (*self._attached.values(), *self._xdp.values()):
@@ -168,16 +163,27 @@ class Offload:
         if self._pins is not None:
             self._pins.remove()
 
-    def adopt_uplinks(self) -> list[int]:
-        """Put this process's program in the place of an earlier one's on all uplinks; which. Flows
-        are learned here from now on, while the earlier programs still serve what goes out.
+    def adopt_uplinks(self, names: Collection[str]) -> list[int]:
+        """Put this process's program in the place of an earlier one's on all uplinks, or on those
+        named; which. Flows are learned here from now on, while the earlier programs still serve
+        what goes out.
         """
-        links = [] if self._pins is None else list(self._pins.links("tcx"))
-        for ifindex, _ in links:
-            name = socket.if_indextoname(ifindex)
-            if not name.startswith(_ENDPOINT_PREFIXES):
-                self.add_uplink(ifindex, name)
+        links = [] if self._pins is None else list(self._pins.links(_INGRESS))
+        for ifindex, path in links:
+            if not self._adopt_uplink(ifindex, names):
+                path.unlink(missing_ok=True)
         return list(self.uplinks)
+
+    def _adopt_uplink(self, ifindex: int, names: Collection[str]) -> bool:
+        """False where the index means another interface by now, or one that is not named."""
+        try:
+            if names and socket.if_indextoname(ifindex) not in names:
+                return False
+            self._attach(ifindex, self._decap, is_egress=False, is_adopted=True)
+        except (KernelError, OSError):
+            return False
+        self.uplinks[ifindex] = None
+        return True
 
     def finish_adoption(self) -> None:
         """All devices have their new programs: nobody uses maps of other versions any more."""
@@ -221,13 +227,26 @@ class Offload:
         value = abi.ENDPOINT.pack(served.gwi, served.gwo, served.index, served.tag, flags)
         self._endpoints.put(abi.ENDPOINT_KEY.pack(endpoint_id), value)
 
-    def _new(self, gwi: int, gwo: int) -> _Served:
+    def _new(self, gwi: int, gwo: int) -> Served:
         if not self._free:
             raise KernelError("the kernel path has no room for one more endpoint")
-        index, tag = self._free.pop(), self._next_tag
-        self._next_tag = tag % 0xFFFF + 1
+        index, tag = self._free.pop(), self._new_tag()
         self._counts.put_per_cpu(abi.COUNTERS_KEY.pack(index), bytes(abi.COUNTERS.size))
-        return _Served(index, tag, gwi, gwo)
+        return Served(index, tag, gwi, gwo)
+
+    def _new_tag(self) -> int:
+        """One that no flow in the maps has. After 65535 endpoints the maps are asked which are
+        free again.
+        """
+        if len(self._tags) >= _MAX_TAG:
+            self._tags = adopt_flows(self._flow_maps, lambda _: True)
+            self._tags |= {served.tag for served in self._served.values()}
+        tag = self._next_tag
+        while tag in self._tags or not tag:
+            tag = tag % _MAX_TAG + 1
+        self._tags.add(tag)
+        self._next_tag = tag % _MAX_TAG + 1
+        return tag
 
     def remove_endpoint(self, endpoint_id: int) -> None:
         """Leave an endpoint's packets to user space. Its flows age: nobody has their tag."""
@@ -266,6 +285,9 @@ class Offload:
         """
         for table in (self.flows4, self.flows6):
             yield from _expire(table, now_s, tcp_idle_s, other_idle_s)
+        for table in (self.fragments4, self.fragments6, self.errors4, self.errors6):
+            for _ in _expire(table, now_s, _FRAGMENT_IDLE_S, _FRAGMENT_IDLE_S):
+                yield 0
 
     def _try_uplink(self, ifindex: int, name: str) -> str | None:
         try:
@@ -284,10 +306,16 @@ class Offload:
     def _pin(self, ifindex: int, kind: str) -> Path | None:
         return None if self._pins is None else self._pins.link(ifindex, kind)
 
-    def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
-        kind = TcxLink if self._version >= _TCX_SINCE else TcFilter
-        pin = self._pin(ifindex, "tcx")
-        self._attached[ifindex] = kind(program, ifindex, is_egress=is_egress, pin=pin)
+    def _attach(
+        self, ifindex: int, program: int, *, is_egress: bool, is_adopted: bool = False
+    ) -> None:
+        pin = self._pin(ifindex, _EGRESS if is_egress else _INGRESS)
+        if self._version >= _TCX_SINCE:
+            self._attached[ifindex] = TcxLink(
+                program, ifindex, is_egress=is_egress, pin=pin, is_adopted=is_adopted
+            )
+        else:
+            self._attached[ifindex] = TcFilter(program, ifindex, is_egress=is_egress, pin=pin)
 
     def _detach(self, ifindex: int) -> None:
         attached = self._attached.pop(ifindex, None)

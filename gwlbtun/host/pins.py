@@ -1,7 +1,7 @@
 """The kernel path's place in the BPF file system: what is pinned there outlives the daemon.
 
     /sys/fs/bpf/gwlbtun/<network namespace>/maps-<ABI version>/<map>
-                                           /links/<interface index>-<tcx or xdp>
+                                           /links/<interface index>-<ingress, egress or xdp>
 
 Where the kernel has no tcx, a filter's program stands in the place of a link. Every network
 namespace has a place of its own, so that several appliances can share one host.

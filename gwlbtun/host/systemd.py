@@ -46,6 +46,8 @@ class SystemdStore:
         """Close the copy."""
         notify("FDSTOREREMOVE=1", f"FDNAME={name}")
 
-    def quit(self) -> bool:
-        """The store belongs to the service manager; it is emptied name by name."""
-        return False
+    def clear(self) -> None:
+        """Empty the store of what an earlier process has put there."""
+        for name, fd in self.take().items():
+            self.drop(name)
+            os.close(fd)

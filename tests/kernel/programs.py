@@ -30,7 +30,9 @@ class Programs(Offload):
         self.admit_endpoint(endpoint_id)
         return KernelFlows(self, tag)
 
-    def _attach(self, ifindex: int, program: int, *, is_egress: bool) -> None:
+    def _attach(
+        self, ifindex: int, program: int, *, is_egress: bool, is_adopted: bool = False
+    ) -> None:
         """Not here."""
 
     def decap(self, datagram: bytes, node: Node = NODE) -> bytes | None:

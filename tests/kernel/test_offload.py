@@ -10,6 +10,7 @@ import pytest
 
 from gwlbtun.bpf import abi
 from gwlbtun.errors import KernelError
+from gwlbtun.host.adoption import adopt_flows
 from gwlbtun.host.offload import DROP_REASONS, OBJECT_FILE, Offload, OffloadSizes
 from gwlbtun.wire.inet import TCP, UDP, parse_inner
 from tests.kernel.programs import programs
@@ -116,6 +117,34 @@ def test_endpoint_when_removed_and_added_again_finds_no_flow_of_its_earlier_life
         again = kernel.serve(int(vector.verdict))
         assert again.find(inner) is None
         assert kernel.counters(0) == (0, 0, 0, 0)
+
+
+def test_tags_when_flows_are_left_in_the_maps_are_not_used_again() -> None:
+    """A tag of an endpoint that is gone may still be in its flows: the next endpoint must not get
+    it, neither after a wrap nor in the next process.
+    """
+    with programs() as kernel:
+        key = abi.FLOW_KEY4.pack(bytes(8), bytes(4), 3, UDP, abi.KEY_FLOW)
+        kernel.flows4.put(key, bytes(abi.FLOW.size))
+        kernel._tags = adopt_flows(kernel._flow_maps, lambda _: True)
+        assert [kernel._new_tag() for _ in range(4)] == [1, 2, 4, 5]
+        kernel._tags = set(range(1, 0x10000))
+        assert kernel._new_tag() == 6
+
+
+def test_flows_when_adopted_leave_out_what_is_no_longer_true() -> None:
+    """What user space held ended with its process, and who may not send any more is forgotten."""
+    good, bad = b"\x0a\0\x09\x04", b"\x0a\0\x09\x05"
+    with programs() as kernel:
+        for number, (gwlb, flags) in enumerate(
+            ((good, 0), (bad, 0), (good, abi.FLOW_IN_USER_SPACE))
+        ):
+            key = abi.FLOW_KEY4.pack(number.to_bytes(8, "big"), bytes(4), 7, UDP, abi.KEY_FLOW)
+            value = abi.FLOW.pack(b"", gwlb, b"", b"", b"", b"", flags, 0, 0)
+            kernel.flows4.put(key, value)
+        assert adopt_flows(kernel._flow_maps, lambda gwlb: gwlb == good) == {7}
+        left = b"".join(keys for keys, _ in kernel.flows4.batches())
+        assert left == abi.FLOW_KEY4.pack(bytes(8), bytes(4), 7, UDP, abi.KEY_FLOW)
 
 
 def test_counters_when_packets_were_taken_are_exact() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gwlbtun.reasons import DropReason
 from gwlbtun.wire.gwlb import endpoint_interfaces
-from tests.namespace.harness import Daemon, Rig, eventually, fresh_endpoint
+from tests.namespace.harness import DATA_PATHS, Daemon, Rig, eventually, fresh_endpoint
 from tests.namespace.hooks import redirect
 from tests.vectors import DECAP_VECTORS, Vector
 from tests.vectors.geneve import ENDPOINT, NODE, OTHER_NODE, gwlb
@@ -145,3 +145,22 @@ def test_packet_when_there_is_no_route_back_then_it_is_counted(rig: Rig) -> None
     assert returned == [NODE.return_outer + datagram for datagram in wanted]
     eventually(lambda: daemon.drops == {"send_failed": 10})
     eventually(lambda: daemon.endpoint(ENDPOINT)["packets_out"] == 10)
+
+
+@pytest.mark.parametrize("data_path", DATA_PATHS)
+def test_datagram_when_an_inner_host_speaks_geneve_then_it_is_refused(
+    rig: Rig, data_path: str
+) -> None:
+    """A client behind the GWLB could else speak as the GWLB, for any endpoint of its choice: its
+    packet to the appliance's own port 6081 comes out of gwi and is delivered locally.
+    """
+    hook = rig.write_script("none", "exit 0")
+    daemon = rig.start("--datapath", data_path, "-c", hook)
+    endpoint, chosen = fresh_endpoint(), fresh_endpoint()
+    ends = Ends(CLIENT_4.src, NODE.destination, 60000, 6081)
+    forged = udp(ends, gwlb(tcp(CLIENT_4), 7, chosen))
+    for _ in range(3):
+        rig.gwlb.send(gwlb(forged, 7, endpoint))
+    eventually(lambda: daemon.drops.get("source_inside_tunnel") == 3)
+    assert not rig.has_both(chosen)
+    assert daemon.health["endpoints_opened"] == 1

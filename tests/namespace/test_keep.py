@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gwlbtun.lab.namespaces import NETNS_DIR, enter_command
+from gwlbtun.wire.gwlb import endpoint_interfaces
 from tests.namespace.harness import Daemon, Rig, eventually, fresh_endpoint
 from tests.namespace.hooks import INSPECT, read_calls, recorder, redirect
 from tests.namespace.stream import Stream
@@ -133,6 +134,59 @@ def test_endpoint_when_idle_with_keep_then_it_is_really_removed(kept: Rig) -> No
     _round_trip(kept, endpoint)
 
 
+def test_endpoint_when_an_interface_is_deleted_with_keep_then_it_opens_anew(kept: Rig) -> None:
+    """A detached descriptor can be neither persistent nor not: closing it must not fail."""
+    daemon = kept.start("--keep", "-c", redirect(kept))
+    endpoint = fresh_endpoint()
+    _round_trip(kept, endpoint)
+    kept.run("ip", "link", "del", endpoint_interfaces(endpoint)[0])
+    eventually(lambda: daemon.health["endpoints_closed"] == 1)
+    for _ in range(3):
+        _round_trip(kept, endpoint)
+    eventually(lambda: daemon.is_healthy)
+
+
+def test_packets_when_the_next_daemon_allows_others_then_they_are_refused(kept: Rig) -> None:
+    """What pinned maps remember of peers and flows is not above the new allow-list."""
+    daemon = kept.start("--keep", "-c", redirect(kept))
+    endpoint = fresh_endpoint()
+    for _ in range(2):
+        _round_trip(kept, endpoint)
+    assert daemon.stop() == 0
+    daemon = kept.start("--keep", "-c", redirect(kept), "--allow-source", "192.0.2.0/24")
+    for data in (b"ping", b"other"):
+        kept.gwlb.send(gwlb(tcp(CLIENT_4, data), 7, endpoint))
+    eventually(lambda: daemon.drops == {"source_not_allowed": 2})
+
+
+def test_endpoint_when_create_was_cut_off_then_the_next_daemon_runs_it_again(kept: Rig) -> None:
+    """Half a hook is no firewall: only an endpoint whose CREATE has ended is taken over as is."""
+    record = recorder(kept, then='exec sleep "$(cat "$0.sleep")"')
+    sleep = kept.directory / "record.sleep"
+    sleep.write_text("60")
+    daemon = kept.start("--keep", "-c", record)
+    endpoint = fresh_endpoint()
+    kept.gwlb.send(gwlb(tcp(CLIENT_4), 7, endpoint))
+    eventually(lambda: len(read_calls(kept)) == 1)
+    assert daemon.stop() == 0
+    sleep.write_text("0")
+    kept.start("--keep", "-c", record)
+    kept.gwlb.send(gwlb(tcp(CLIENT_4), 7, endpoint))
+    eventually(lambda: len(read_calls(kept)) == 2)
+
+
+def test_daemon_when_the_next_stays_in_user_space_then_no_program_goes_on(kept: Rig) -> None:
+    """Else packets would pass by a daemon that knows nothing of them."""
+    daemon = kept.start("--keep", "-c", redirect(kept))
+    endpoint = fresh_endpoint()
+    for _ in range(2):
+        _round_trip(kept, endpoint)
+    assert daemon.stop() == 0
+    daemon = kept.start("--keep", "-c", redirect(kept), "--datapath", "user")
+    _round_trip(kept, endpoint)
+    eventually(lambda: daemon.endpoint(endpoint)["packets_in"] == 1)
+
+
 def test_teardown_when_a_daemon_was_killed_then_every_trace_is_gone(rig: Rig) -> None:
     """Programs, maps, interfaces, keeper, files; the DESTROY hook runs if one is named."""
     record = recorder(rig)
@@ -187,4 +241,4 @@ def test_daemon_when_another_keeps_its_state_here_then_it_does_not_start(kept: R
         env=dict(os.environ),
     )
     assert done.returncode == 1
-    assert "daemon runs in this network namespace" in done.stdout
+    assert "belongs to another process" in done.stdout

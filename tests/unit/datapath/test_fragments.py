@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gwlbtun.datapath.fragments import _MAX_BYTES, WaitingFragments
+from gwlbtun.datapath.fragments import _MAX_BYTES, _MAX_KEYS, WaitingFragments
 
 
 def test_fragments_when_released_come_in_order_of_arrival_and_once() -> None:
@@ -41,3 +41,12 @@ def test_fragments_when_they_are_more_than_256_kib_are_refused() -> None:
     assert waiting.expire(3) == 1
     assert waiting.keep(b"four", bytes(_MAX_BYTES - 1), 3)
     assert not waiting.keep(b"four", b"xy", 3)
+
+
+def test_fragments_when_of_too_many_datagrams_are_not_kept() -> None:
+    """Each costs a look every few milliseconds: no more than 64 wait, whatever their size."""
+    waiting = WaitingFragments()
+    for number in range(_MAX_KEYS):
+        assert waiting.keep(number.to_bytes(2, "big"), b"x", 0)
+    assert not waiting.keep(b"one more", b"x", 0)
+    assert waiting.keep(bytes(2), b"y", 0)

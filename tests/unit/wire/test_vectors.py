@@ -19,6 +19,7 @@ OF_INPUT_AND_OUTPUT = {
     DropReason.TUN_WRITE_FAILED,
     DropReason.OUTER_OVERSIZE,
     DropReason.SEND_FAILED,
+    DropReason.SOURCE_INSIDE_TUNNEL,
 }
 
 
