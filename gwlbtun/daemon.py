@@ -20,6 +20,7 @@ from typing import Any, Final
 from gwlbtun import __version__
 from gwlbtun.config import Config
 from gwlbtun.control import log as logging
+from gwlbtun.control.aging import Aging
 from gwlbtun.control.devices import Devices
 from gwlbtun.control.endpoints import EndpointLife
 from gwlbtun.control.health import HealthServer, HealthStyle, Verdict
@@ -110,13 +111,15 @@ class Daemon:
         self._life = EndpointLife(
             self._limits,
             config.max_endpoints,
-            config.endpoint_idle_s,
             self._hooks,
             self._guard,
             self._kernel_path,
             devices,
             logging.get_logger("geneve"),
             hairpin_endpoints=config.hairpin_endpoints,
+        )
+        self._aging = Aging(
+            self._life, self._kernel_path, config.endpoint_idle_s, logging.get_logger("geneve")
         )
         self._forwarder: Forwarder
 
@@ -131,7 +134,7 @@ class Daemon:
             await self._life.adopt()
             await self._start_health(stack)
             for name, work in (
-                ("age", self._life.age()),
+                ("age", self._aging.run()),
                 ("age kernel", self._kernel_path.age()),
                 ("check", self._check()),
             ):

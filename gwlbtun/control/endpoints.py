@@ -40,7 +40,6 @@ _STOP_CREATE_S: Final = 1.5
 _STOP_DESTROY_S: Final = 2.0
 _STOP_S: Final = 4.0
 """At exit: what is left of CREATE hooks, then DESTROY hooks, then everything."""
-_LOOKS_PER_SLICE: Final = 2000
 _LOG_EVERY_S: Final = 60
 
 
@@ -53,8 +52,6 @@ class _Life:
         "endpoint",
         "is_created",
         "is_left",
-        "last_count",
-        "last_traffic_s",
         "room",
         "room_bytes",
         "task",
@@ -70,8 +67,6 @@ class _Life:
         self.room_bytes = 0
         self.endpoint: Endpoint | None = None
         self.ending = asyncio.Event()
-        self.last_count = 0
-        self.last_traffic_s = 0
         self.task: asyncio.Task[None]
 
 
@@ -82,7 +77,6 @@ class EndpointLife:
         self,
         limits: FlowLimits,
         max_endpoints: int,
-        idle_s: int,
         hooks: Hooks,
         guard: ReversePathGuard,
         kernel_path: KernelPath,
@@ -99,7 +93,6 @@ class EndpointLife:
         """Set before the first packet: each of the two needs the other."""
         self._limits = limits
         self._max_endpoints = max_endpoints
-        self._idle_s = idle_s
         self._hooks = hooks
         self._guard = guard
         self._kernel_path = kernel_path
@@ -189,36 +182,10 @@ class EndpointLife:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def age(self) -> None:
-        """Every second: age flows and fragments, end idle endpoints. Runs until cancelled."""
-        while True:
-            await asyncio.sleep(1)
-            await self.age_once()
-
-    async def age_once(self) -> None:
-        """One pass over all endpoints, giving way to packets after each small slice."""
-        now = self._clock()
-        for endpoint in list(self.open.values()):
-            late = endpoint.waiting.expire(int(now))
-            if late:
-                self.forwarder.drops.count(DropReason.FRAGMENT_UNMATCHED, late)
-                endpoint.drops.count(DropReason.FRAGMENT_UNMATCHED, late)
-            while not endpoint.expire(int(now), _LOOKS_PER_SLICE):
-                await asyncio.sleep(0)
-            self._end_if_idle(endpoint, now)
-        self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
-
-    def _end_if_idle(self, endpoint: Endpoint, now: float) -> None:
-        life = self._lives.get(endpoint.id)
-        if not self._idle_s or life is None or life.endpoint is not endpoint:
-            return
-        traffic = self._kernel_path.traffic(endpoint)
-        count = traffic.packets_in + traffic.packets_out
-        if count != life.last_count:
-            life.last_count, life.last_traffic_s = count, int(now)
-        elif now - life.last_traffic_s >= self._idle_s and not life.ending.is_set():
-            self._log.info("endpoint idle", endpoint=endpoint.hex_id, idle_s=self._idle_s)
-            life.ending.set()
+    def end(self, endpoint: Endpoint) -> None:
+        """Let an endpoint end, with its DESTROY hook; its next packet after that opens it anew."""
+        if self.open.get(endpoint.id) is endpoint:
+            self._lives[endpoint.id].ending.set()
 
     def _refusal(self, endpoint_id: int) -> DropReason | None:
         now = self._clock()
@@ -312,7 +279,6 @@ class EndpointLife:
     def _admit(self, endpoint: Endpoint, life: _Life) -> None:
         """Let packets through, those that have waited first."""
         life.endpoint = self.open[endpoint.id] = endpoint
-        life.last_traffic_s = int(self._clock())
         self.opened += 1
         self._kernel_path.take(endpoint)
         self.forwarder.attach(endpoint)
@@ -331,7 +297,9 @@ class EndpointLife:
 
     def _fail(self, endpoint: Endpoint, life: _Life, error: KernelError) -> None:
         self.failed += 1
-        self._retry_at[endpoint.id] = self._clock() + _RETRY_S
+        now = self._clock()
+        self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
+        self._retry_at[endpoint.id] = now + _RETRY_S
         self.forwarder.drops.count(DropReason.ENDPOINT_FAILED, len(life.room))
         life.room = []
         self._log.error(
