@@ -29,7 +29,7 @@ struct load {
 	__u32 is_tunnel;
 	struct outer outer;
 	struct inner inner;
-} __attribute__((packed));
+} __attribute__((packed, aligned(2)));
 
 /* In words of 8 bytes: a packed struct would be copied byte by byte. */
 static __always_inline void copy(void *to, const void *from, int bytes)
