@@ -60,7 +60,7 @@ def run_daemon(config: Config, notices: tuple[str, ...]) -> int:
     log = logging.get_logger("core")
     try:
         for notice in notices:
-            log.info(notice)
+            log.warning(notice)
         with open_receiver(_ANY_BUFFER_BYTES):  # taken by another daemon? then touch nothing
             devices = _prepare_state(config, log)
         asyncio.run(_run(config, devices))
@@ -77,6 +77,7 @@ class Daemon:
 
     def __init__(self, config: Config, devices: Devices) -> None:
         self._config = config
+        self._devices = devices
         self._log = logging.get_logger("core")
         self._stop = asyncio.Event()
         self._problems: list[str] = []
@@ -245,6 +246,7 @@ class Daemon:
             await asyncio.sleep(_CHECK_S)
             self._lag_s = loop.time() - due
             self._guard.check()
+            await asyncio.to_thread(self._devices.ensure_held, self._log)
             self._problems = [*self._find_problems()]
 
     def _find_problems(self) -> Iterator[str]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from gwlbtun.control.log import Logger
 from gwlbtun.errors import KernelError
 from gwlbtun.host.tun import has_device, open_tun, set_persistent
 from gwlbtun.wire.gwlb import endpoint_id_from_interface, endpoint_interfaces
@@ -20,6 +21,12 @@ from gwlbtun.wire.gwlb import endpoint_id_from_interface, endpoint_interfaces
 
 class DescriptorStore(Protocol):
     """Holds copies of descriptors by name: host.keeper.Keeper, host.systemd.SystemdStore."""
+
+    def is_there(self) -> bool:
+        """Whether it still holds what it was given."""
+
+    def start(self) -> None:
+        """Be there. Raises KernelError."""
 
     def take(self) -> dict[str, int]:
         """Copies of everything that is held."""
@@ -41,6 +48,7 @@ class Devices:
         self._store = store
         self._directory = directory
         self._held = store.take() if store else {}
+        self._open: dict[str, int] = {}
 
     def left_endpoints(self) -> list[int]:
         """Endpoints whose two devices an earlier process has left."""
@@ -78,10 +86,27 @@ class Devices:
         except OSError as error:
             os.close(fd)
             raise KernelError(f"cannot keep {name}: {error}") from error
+        self._open[name] = fd
         return fd
+
+    def ensure_held(self, log: Logger) -> None:
+        """Give all copies again to a store that has lost them. Blocks for some milliseconds, so
+        let another thread call it.
+        """
+        if self._store is None or self._store.is_there():
+            return
+        try:
+            self._store.start()
+            for name, fd in list(self._open.items()):
+                self._store.put(name, fd)
+        except (KernelError, OSError) as error:
+            log.warning("devices are not held for the next daemon", reason=str(error))
+        else:
+            log.warning("devices are held again: the keeper had died")
 
     def close(self, name: str, fd: int) -> None:
         """Close a device, which removes it, in whatever state it is."""
+        self._open.pop(name, None)
         if self._store is not None:
             with suppress(OSError):  # nobody there who holds a copy
                 self._store.drop(name)

@@ -33,6 +33,14 @@ class Keeper:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def is_there(self) -> bool:
+        """Whether the process answers; one that does has never lost anything."""
+        client = self._connect()
+        if client is None:
+            return False
+        client.close()
+        return True
+
     def take(self) -> dict[str, int]:
         """Copies of all descriptors that are held, by name."""
         held: dict[str, int] = {}
@@ -88,9 +96,7 @@ class Keeper:
         """Start the process if there is none, in a session of its own: no terminal's Ctrl-C and no
         shell's exit reaches it. Raises KernelError.
         """
-        client = self._connect()
-        if client is not None:
-            client.close()
+        if self.is_there():
             return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         subprocess.Popen(
@@ -102,9 +108,7 @@ class Keeper:
         )
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
-            client = self._connect()
-            if client is not None:
-                client.close()
+            if self.is_there():
                 return
             time.sleep(0.01)
         raise KernelError(f"the keeper of descriptors does not answer on {self._path}")
@@ -136,6 +140,8 @@ def main(path: str) -> None:
 def _serve(client: socket.socket, held: dict[str, int]) -> bool:
     """Answer one message; whether it was the last."""
     message, fds, _, _ = socket.recv_fds(client, _MAX_MESSAGE, 1)
+    if not message:  # somebody only wanted to know whether we are there
+        return False
     command, _, name = message.decode().partition(" ")
     if command == "PUT" and fds:
         _forget(held, name)

@@ -26,6 +26,13 @@ def notify(*lines: str, fds: tuple[int, ...] = ()) -> bool:
 class SystemdStore:
     """FileDescriptorStoreMax= of the unit: descriptors that survive a restart (systemd 252)."""
 
+    def is_there(self) -> bool:
+        """The service manager outlives us."""
+        return True
+
+    def start(self) -> None:
+        """Nothing to start."""
+
     def take(self) -> dict[str, int]:
         """What the service manager has kept, by name (sd_listen_fds_with_names(3))."""
         if os.environ.get("LISTEN_PID") != str(os.getpid()):

@@ -15,7 +15,7 @@ import pytest
 
 from gwlbtun.lab.namespaces import NETNS_DIR, enter_command
 from gwlbtun.wire.gwlb import endpoint_interfaces
-from tests.namespace.harness import Daemon, Rig, eventually, fresh_endpoint
+from tests.namespace.harness import Daemon, Rig, eventually, fresh_endpoint, marked_processes
 from tests.namespace.hooks import INSPECT, read_calls, recorder, redirect
 from tests.namespace.stream import Stream
 from tests.vectors.geneve import NODE, gwlb
@@ -122,6 +122,29 @@ def test_endpoint_when_left_and_taken_over_then_it_is_the_same(kept: Rig) -> Non
     assert [call[0] for call in read_calls(kept)] == ["CREATE"]
     _round_trip(kept, endpoint)
     eventually(lambda: daemon.endpoint(endpoint).get("packets_in", 0) >= 3)
+
+
+def _keepers(rig: Rig) -> list[int]:
+    return [
+        pid
+        for pid in marked_processes(rig.namespaces)
+        if b"gwlbtun.host.keeper" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_devices_when_their_keeper_was_killed_then_a_new_one_holds_them(kept: Rig) -> None:
+    """Else they would lose their carrier with the daemon, and mirred would drop."""
+    daemon = kept.start("--keep", "-c", redirect(kept))
+    endpoint = fresh_endpoint()
+    for _ in range(2):
+        _round_trip(kept, endpoint)
+    (first,) = _keepers(kept)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: daemon.has_logged("devices are held again: the keeper had died"))
+    assert _keepers(kept) not in ([], [first])
+    daemon.process.kill()
+    daemon.process.wait()
+    _round_trip(kept, endpoint)
 
 
 def test_endpoint_when_idle_with_keep_then_it_is_really_removed(kept: Rig) -> None:
