@@ -111,7 +111,9 @@ def test_daemon_when_the_port_is_taken_then_one_sentence_says_so(rig: Rig) -> No
     rig.start()
     status, output = _refusal(rig, "-p", "8081")
     assert status == 1
-    critical = [line for line in map(json.loads, output.splitlines()) if line["level"] != "info"]
+    critical = [
+        line for line in map(json.loads, output.splitlines()) if line["level"] == "critical"
+    ]
     assert len(critical) == 1
     assert critical[0]["event"] == (
         "UDP port 6081 belongs to another process: stop it first"
