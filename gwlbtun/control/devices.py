@@ -65,10 +65,13 @@ class Devices:
     def note_created(self, endpoint_id: int, *, is_created: bool) -> None:
         """Write down for the next process whether the CREATE hook has ended."""
         note = self._note(endpoint_id)
-        if note is not None and is_created:
-            note.touch(mode=0o600)
-        elif note is not None:
-            note.unlink(missing_ok=True)
+        if note is None:
+            return
+        with suppress(OSError):  # a full disk: CREATE then runs once more
+            if is_created:
+                note.touch(mode=0o600)
+            else:
+                note.unlink(missing_ok=True)
 
     def open(self, name: str) -> int:
         """Open a device, or take over the one that was left. Raises KernelError."""

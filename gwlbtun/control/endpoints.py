@@ -174,7 +174,8 @@ class EndpointLife:
         self._is_stopping = True
         tasks = [life.task for life in self._lives.values()]
         for life in self._lives.values():
-            life.is_left = self._devices.is_kept and life.is_created
+            is_idle_end = life.ending.is_set()  # its DESTROY hook may run already
+            life.is_left = self._devices.is_kept and life.is_created and not is_idle_end
             life.ending.set()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=_STOP_S)
@@ -218,7 +219,7 @@ class EndpointLife:
             await self._bring_up(endpoint)
             await self._serve(endpoint, life)
         except KernelError as error:
-            self._fail(endpoint, life, error)
+            self._log.error("endpoint failed", endpoint=endpoint.hex_id, cause=str(error))
         except Exception:  # noqa: BLE001 - one endpoint's fault must not become another's
             self._log.exception("endpoint failed", endpoint=endpoint.hex_id)
         finally:
@@ -238,7 +239,9 @@ class EndpointLife:
                 self._log.info(what, endpoint=endpoint.hex_id)
         finally:
             del self._lives[endpoint.id]
-        if life.room and life.endpoint is not None and not self._is_stopping:
+        if life.endpoint is None:
+            self._fail(endpoint, life)
+        elif life.room and not self._is_stopping:
             again = self._begin(endpoint.id)  # packets came while it ended
             again.room, again.room_bytes = life.room, life.room_bytes
 
@@ -295,16 +298,13 @@ class EndpointLife:
         )
         life.begun.set()
 
-    def _fail(self, endpoint: Endpoint, life: _Life, error: KernelError) -> None:
+    def _fail(self, endpoint: Endpoint, life: _Life) -> None:
+        """It never opened: the packets that waited are lost, and it is not tried again at once."""
         self.failed += 1
+        self.forwarder.drops.count(DropReason.ENDPOINT_FAILED, len(life.room))
         now = self._clock()
         self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
         self._retry_at[endpoint.id] = now + _RETRY_S
-        self.forwarder.drops.count(DropReason.ENDPOINT_FAILED, len(life.room))
-        life.room = []
-        self._log.error(
-            "endpoint failed", endpoint=endpoint.hex_id, cause=str(error), retry_s=_RETRY_S
-        )
 
     def _leave(self, endpoint: Endpoint) -> None:
         """Let devices and kernel path go on without us."""

@@ -33,6 +33,13 @@ class StateDirectory:
         self.keeper_socket = self.path / "keeper.sock"
         self._lock: int | None = None
 
+    def is_there(self) -> bool:
+        """Whether a daemon has kept something here; what we may not look at is not ours."""
+        try:
+            return self.path.exists()
+        except PermissionError:
+            return False
+
     def lock(self) -> None:
         """Be the only daemon here that keeps its state. Raises KernelError."""
         try:
@@ -62,7 +69,7 @@ def remove_leftovers() -> list[str]:
     """
     state = StateDirectory()
     pins = PinDirectory.of_this_namespace()
-    if not state.path.exists() and not pins.path.exists():
+    if not state.is_there() and not pins.is_there():
         return []
     state.lock()
     remove_left_filters()

@@ -49,6 +49,15 @@ class PinDirectory:
         except OSError as error:
             raise KernelError(f"cannot create {self.path}: {error.strerror}") from error
 
+    def is_there(self) -> bool:
+        """Whether something is pinned; what we may not look at (a BPF file system is root's where
+        nobody has prepared it) is not ours.
+        """
+        try:
+            return self.path.exists()
+        except PermissionError:
+            return False
+
     def link(self, ifindex: int, kind: str) -> Path:
         """Where a link of an interface is pinned."""
         return self._links / f"{ifindex}-{kind}"
@@ -78,7 +87,7 @@ class PinDirectory:
 
     def remove(self) -> bool:
         """Unpin everything, which detaches and frees it; False when there was nothing."""
-        if not self.path.exists():
+        if not self.is_there():
             return False
         for _, path in list(self.links()):
             path.unlink()
